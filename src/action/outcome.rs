@@ -1,0 +1,40 @@
+//! How an attempt ended, as its handler tells it.
+
+use super::JsonText;
+
+/// The end of one attempt. What follows for the action is decided by the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Succeeded {
+        message: String,
+        result: Option<JsonText>,
+    },
+    /// `retryable`: the cause may pass; another try is worth it, if the retry policy has one left.
+    Failed {
+        message: String,
+        result: Option<JsonText>,
+        retryable: bool,
+    },
+    /// The attempt was stopped because the action was cancelled; nothing of it is alive.
+    Cancelled {
+        message: String,
+    },
+    /// The attempt ran longer than it may and was stopped; nothing of it is alive.
+    TimedOut {
+        message: String,
+    },
+    /// The attempt was stopped because the daemon stops; the recovery policy decides at the next start.
+    Interrupted,
+    /// Something of the attempt could not be ended. Held, with its locks, until a person decides.
+    Unkillable {
+        message: String,
+    },
+}
+
+/// What a probe found out about an interrupted attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeAnswer {
+    Committed,
+    NotCommitted,
+    Unknown,
+}

@@ -1,0 +1,141 @@
+//! What became of an action so far: everything that changes after acceptance.
+//!
+//! A status is stored whole with each change, so that the last record of an action tells all.
+
+use super::{JsonText, State, Timestamp};
+
+/// How many ended attempts a status remembers; older ones are dropped, the count is kept in `attempt`.
+pub const ATTEMPTS_KEPT: usize = 10;
+
+/// The changing half of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// 1 at acceptance, one more with each durable change.
+    pub version: u64,
+    pub state: State,
+    /// Why it is in this state, for people; empty when the state says it all.
+    pub reason: String,
+    /// When a `scheduled` or `retry_wait` action becomes due.
+    pub due_at: Option<Timestamp>,
+    /// Counts every claim and never repeats.
+    pub attempt: u32,
+    /// Counts against the retry policy; interruptions do not raise it.
+    pub tries_used: u32,
+    /// How often an attempt of this action took the daemon down.
+    pub deaths: u32,
+    pub progress: Option<Progress>,
+    /// The last durable checkpoint of its handler, given back after an interruption.
+    pub checkpoint: Option<JsonText>,
+    /// The attempt that owns the action now; none while it waits or after it ended.
+    pub claim: Option<Claim>,
+    /// The last [`ATTEMPTS_KEPT`] ended attempts, oldest first.
+    pub attempts: Vec<AttemptRecord>,
+    pub cancel: Option<CancelRequest>,
+    /// Set once, together with a final state.
+    pub finish: Option<Finish>,
+}
+
+impl Status {
+    /// The status of an action that was just accepted.
+    #[must_use]
+    pub fn accepted(state: State, due_at: Option<Timestamp>) -> Self {
+        Self {
+            version: 1,
+            state,
+            reason: String::new(),
+            due_at,
+            attempt: 0,
+            tries_used: 0,
+            deaths: 0,
+            progress: None,
+            checkpoint: None,
+            claim: None,
+            attempts: Vec::new(),
+            cancel: None,
+            finish: None,
+        }
+    }
+}
+
+/// What a handler last said about how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: u8,
+    pub message: String,
+    pub at: Timestamp,
+}
+
+/// The right of one run of the daemon to carry out one attempt; durable before any effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which start of the daemon claimed it: counts up by one with each start.
+    pub incarnation: u64,
+    /// The kernel's boot id at the claim (`/proc/sys/kernel/random/boot_id`, random(4)).
+    pub boot_id: String,
+    pub began_at: Timestamp,
+    /// The program that carries the attempt; durable before the program gets its go.
+    pub program: Option<Program>,
+}
+
+/// A process that can be told from every other on this host, also after its pid was reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot (`proc_pid_stat(5)`).
+    pub start_ticks: u64,
+}
+
+/// One attempt that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    pub attempt: u32,
+    pub began_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub end: AttemptEnd,
+    /// Bounded excerpt of the attempt's message.
+    pub message: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    Succeeded,
+    Failed,
+    Cancelled,
+    TimedOut,
+    /// The daemon, or the host, went away under it.
+    Interrupted,
+}
+
+impl AttemptEnd {
+    /// The word used on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Who asked for the end of an action, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelRequest {
+    pub uid: u32,
+    pub at: Timestamp,
+    pub reason: String,
+}
+
+/// The four `finished_*` fields of the user's document, which change together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    pub at: Timestamp,
+    pub success: bool,
+    pub message: String,
+    /// Structured result of the operation; the empty object if there is none.
+    pub result: JsonText,
+}

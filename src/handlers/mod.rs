@@ -1,0 +1,135 @@
+//! Effects on the world: the trait every handler implements, and what an attempt gives it.
+//!
+//! A handler is one file and one line in [`registry`]. It knows its settings, the action and the
+//! [`Attempt`]; it knows neither the engine nor the store. Called by `engine::worker` only.
+//!
+//! # Contract
+//!
+//! - `run` is called after the claim of the attempt is durable, and at most once per claim.
+//! - When [`Attempt::stopped`] resolves, the handler ends what it started and returns; it returns only
+//!   when nothing of the attempt is alive, or [`Outcome::Unkillable`].
+//! - A panic in `run` is an outcome (failed), not the end of the daemon.
+
+pub mod exec;
+pub mod noop;
+pub mod registry;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program};
+use crate::runner::logs::LogWriter;
+
+/// A future that can be kept behind a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why an action is refused at submission: its metadata does not fit its handler.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidMetadata(pub String);
+
+/// The engine could not make a statement of the attempt durable: the daemon is going down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is stopping; nothing more of this attempt can be recorded")]
+pub struct NotRecorded;
+
+/// Why an attempt has to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody cancelled the action: return [`Outcome::Cancelled`].
+    Cancel,
+    /// Its timeout or deadline is over: return [`Outcome::TimedOut`].
+    TimeOut,
+    /// The daemon stops: return [`Outcome::Interrupted`].
+    Shutdown,
+}
+
+/// What really does an action.
+pub trait Handler: Send + Sync {
+    /// Whether the action's metadata fits; called before anything is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidMetadata`] names the key and what is wrong with it; the submission is refused.
+    fn validate(&self, metadata: &JsonText) -> Result<(), InvalidMetadata>;
+
+    /// Whether `run` works inside the daemon's own process, so that a fatal signal there is its doing.
+    fn in_process(&self) -> bool;
+
+    /// Carries out one attempt to its end.
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome>;
+
+    /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`.
+    fn probe<'a>(&'a self, action: &'a Action) -> BoxFuture<'a, ProbeAnswer>;
+}
+
+/// Where an attempt's statements go; implemented by the engine.
+pub trait Port: Send + Sync {
+    /// Shows how far the attempt is. Not durable: lost if the daemon dies.
+    fn progress(&self, percent: u8, message: &str);
+
+    /// Returns when the checkpoint is durable; it replaces the one before.
+    fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>>;
+
+    /// Returns when the program's identity is durable; only then may it get its go.
+    fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>>;
+}
+
+/// One attempt at an action, as its handler sees it.
+pub struct Attempt {
+    /// The action as claimed: `status.attempt` is this attempt's number, `status.checkpoint` what an
+    /// interrupted attempt left.
+    pub action: Arc<Action>,
+    /// Lines of the action's log.
+    pub log: LogWriter,
+    port: Arc<dyn Port>,
+    stop: watch::Receiver<Option<StopReason>>,
+}
+
+impl Attempt {
+    #[must_use]
+    pub fn new(
+        action: Arc<Action>,
+        log: LogWriter,
+        port: Arc<dyn Port>,
+        stop: watch::Receiver<Option<StopReason>>,
+    ) -> Self {
+        Self { action, log, port, stop }
+    }
+
+    /// Shows how far the attempt is, 0 to 100. Not durable.
+    pub fn progress(&self, percent: u8, message: &str) {
+        self.port.progress(percent.min(100), message);
+    }
+
+    /// Makes a checkpoint durable; after an interruption the next attempt gets it back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotRecorded`] if the daemon stops; the caller ends its work.
+    pub async fn checkpoint(&self, checkpoint: JsonText) -> Result<(), NotRecorded> {
+        self.port.checkpoint(checkpoint).await
+    }
+
+    /// Makes the identity of the attempt's program durable.
+    ///
+    /// # Errors
+    ///
+    /// [`NotRecorded`] if the daemon stops; the program must not get its go.
+    pub async fn program_started(&self, program: Program) -> Result<(), NotRecorded> {
+        self.port.program_started(program).await
+    }
+
+    /// Resolves when the attempt has to end, with the reason; never before.
+    pub async fn stopped(&self) -> StopReason {
+        let mut stop = self.stop.clone();
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.unwrap_or(StopReason::Shutdown),
+            // The engine is gone: the daemon is going down.
+            Err(_) => StopReason::Shutdown,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! actiond: a durable action queue for one host.
+pub mod action;
+pub mod api;
+pub mod engine;
+pub mod handlers;
+pub mod runner;
+pub mod store;

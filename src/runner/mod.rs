@@ -1,0 +1,2 @@
+//! CONTRACT SKELETON
+pub mod logs;
