@@ -1,214 +1,235 @@
-//! CONTRACT SKELETON of the engine's handle - being written.
+//! Decides: what is accepted, what runs when, and what follows from what happens.
+//!
+//! One thread owns the scheduler and the writing half of the store (`core`). It takes all requests that
+//! wait, decides each, claims what may start, makes all of it durable with one sync, and only then answers
+//! and starts. So nothing is ever answered or begun that a crash could undo, and a busy daemon pays one sync
+//! for many actions.
+//!
+//! ```text
+//!  faces ──▶ Request ──▶ core: decide ──▶ scheduler ──▶ store.commit() ──▶ answers, starts
+//!                          ▲                                                   │
+//!                          └────── what attempts say ◀──── worker ◀────────────┘
+//! ```
+//!
+//! [`Engine`] is the handle the faces use; reads go straight to the store's reader.
 
-use std::sync::Arc;
+mod commands;
+mod core;
+mod explain;
+mod id_map;
+mod lock_table;
+mod outcome;
+mod recovery;
+mod request;
+mod scheduler;
+mod submit;
+mod worker;
 
-use tokio::sync::{broadcast, watch};
+use std::collections::HashMap;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crate::action::{Action, ActionId, Actor, JsonText, OnConflict, RetryPolicy, State, Timestamp};
-use crate::store::StoreError;
+use tokio::sync::{broadcast, oneshot, watch};
 
-/// One submission as the wire gave it, with the caller's identity; defaults not yet filled in.
+pub use self::core::{Start, Started, start};
+pub use self::recovery::Death;
+pub use self::request::{
+    Accepted, Cause, Change, Command, CommandError, EngineStatus, Explanation, QueueStatus, Submission,
+    SubmitError,
+};
+use self::request::{Request, Submitted};
+use crate::action::{Action, ActionId, Actor, Progress};
+use crate::handlers::registry::Registry;
+use crate::store::{Health, Reader, StoreError};
+
+/// What the configuration says to the engine; replaced whole by a reload.
 #[derive(Clone, Debug)]
-pub struct Submission {
-    pub actor: Actor,
-    pub user: String,
-    pub resource_type: String,
-    pub action: String,
-    pub resource_id: u64,
-    pub started_via: String,
-    pub metadata: JsonText,
-    pub queue: Option<String>,
-    pub priority: Option<u8>,
-    pub run_at: Option<Timestamp>,
-    pub deadline: Option<Timestamp>,
-    pub timeout_ms: Option<u64>,
-    pub on_conflict: OnConflict,
-    pub idempotency_key: Option<String>,
-    pub retry: Option<RetryPolicy>,
-    /// Digest of the request (all fields above but the actor), computed only when a key is given.
-    pub digest: [u8; 16],
+pub struct Settings {
+    pub queues: Vec<QueueSettings>,
+    /// Attempts that run at once, over all queues. 1 or more.
+    pub running_max: u32,
+    /// Unfinished actions in all.
+    pub waiting_max: u64,
+    /// Longest result that is stored, in bytes of JSON.
+    pub result_bytes_max: usize,
+    /// Who may touch actions of others, beside root and the daemon's own user.
+    pub operator_uids: Vec<u32>,
+    pub operator_gids: Vec<u32>,
 }
 
-/// The answer to a submission.
+/// One configured queue.
 #[derive(Clone, Debug)]
-pub enum Accepted {
-    /// A new action, durable: 202.
-    New(Arc<Action>),
-    /// The key was used for the same request before: the first action, 200.
-    Repeated(Arc<Action>),
-    /// `on_conflict: join` found one: that action, 200.
-    Joined(Arc<Action>),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum SubmitError {
-    #[error("no handler is configured for action {action} on {resource_type}")]
-    UnknownAction { action: String, resource_type: String },
-    #[error("metadata: {0}")]
-    InvalidMetadata(String),
-    #[error("there is no queue {0}")]
-    UnknownQueue(String),
-    #[error("queue {queue} already holds {limit} actions")]
-    QueueFull { queue: String, limit: u64 },
-    #[error("action {id} already holds or waits for this resource")]
-    Conflict { id: ActionId },
-    #[error("this idempotency key was used for another request, which became action {id}")]
-    KeyReused { id: ActionId },
-    #[error("the deadline has passed")]
-    DeadlinePassed,
-    #[error("the daemon is stopping and takes no more actions")]
-    Draining,
-    #[error("the memory table is full; try again")]
-    Busy,
-    #[error("the disk is below its reserve; no new actions are taken")]
-    DiskLow,
-    /// Whether the action was stored is unknown: submit again with the same key.
-    #[error("cannot store the action")]
-    Store,
-}
-
-/// Why a command on an action (or queue) was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    #[error("there is no action {0}")]
-    NoSuchAction(ActionId),
-    #[error("there is no queue {0}")]
-    NoSuchQueue(String),
-    /// The action's state does not allow it.
-    #[error("action {id} is {state}: {detail}")]
-    WrongState { id: ActionId, state: State, detail: &'static str },
-    #[error("uid {uid} may not do this to an action of uid {owner}")]
-    NotAllowed { uid: u32, owner: u32 },
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
-    #[error("the daemon is stopping")]
-    Stopping,
-}
-
-/// A command on one action.
-#[derive(Clone, Debug)]
-pub enum Command {
-    Cancel {
-        reason: String,
-    },
-    /// Makes a new action with `retry_of`; the answer is the new one.
-    Retry,
-    Hold {
-        reason: String,
-    },
-    Resume,
-    /// Settles a held action by hand.
-    Resolve {
-        success: bool,
-        message: String,
-    },
-    /// Frees the locks of a held action.
-    Unlock,
-}
-
-/// A queue as it stands.
-#[derive(Clone, Debug)]
-pub struct QueueStatus {
+pub struct QueueSettings {
     pub name: String,
     pub concurrency: u32,
-    pub paused: bool,
-    pub waiting: u64,
-    pub running: u64,
+    /// Waiting actions; a submission beyond it is refused.
     pub length_max: u64,
 }
 
-/// Why an action waits, for people: one sentence for each cause.
-#[derive(Clone, Debug)]
-pub struct Explanation {
-    pub state: State,
-    pub causes: Vec<Cause>,
-}
-
-/// One cause of waiting: a stable code, a sentence, and the action it waits for, if any.
-#[derive(Clone, Debug)]
-pub struct Cause {
-    pub code: &'static str,
-    pub text: String,
-    pub behind: Option<ActionId>,
-}
-
-/// A durable change, told to whoever follows.
-#[derive(Clone, Debug)]
-pub struct Change {
-    pub id: ActionId,
-    pub state: State,
-    pub version: u64,
-}
-
-/// Counts for `/readyz`, `/metrics` and the page.
-#[derive(Clone, Debug, Default)]
-pub struct EngineStatus {
-    pub incarnation: u64,
-    pub draining: bool,
-    /// Number of actions by state; index is `State as usize`; finished ones since the start only.
-    pub by_state: [u64; 14],
-    pub accepted: u64,
-    pub recovered: u64,
-    pub queues: Vec<QueueStatus>,
+/// What the engine's thread shows to everyone without being asked.
+pub(crate) struct Shared {
+    status: Mutex<EngineStatus>,
+    /// What running attempts last said of their progress; not durable.
+    progress: Mutex<HashMap<ActionId, Progress>>,
+    waiters: Mutex<HashMap<ActionId, Vec<oneshot::Sender<()>>>>,
+    changes: broadcast::Sender<Change>,
+    draining: watch::Sender<bool>,
 }
 
 /// The handle that every face of the daemon uses. Cheap to clone.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    inbox: mpsc::Sender<Request>,
+    reader: Reader,
+    shared: Arc<Shared>,
+}
 
-#[allow(clippy::unused_async, missing_docs)]
 impl Engine {
-    /// Answers in the order of the batch, when all of it is durable.
-    pub async fn submit(&self, _batch: Vec<Submission>) -> Vec<Result<Accepted, SubmitError>> {
-        todo!()
+    /// Answers in the order of the batch, when all of it is durable. If the store fails, each answer is
+    /// [`SubmitError::Store`] and whether they were stored is unknown.
+    pub async fn submit(&self, batch: Vec<Submission>) -> Vec<Result<Accepted, SubmitError>> {
+        let count = batch.len();
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Submit(Submitted { batch, reply, since: Instant::now() });
+        if self.inbox.send(request).is_ok()
+            && let Ok(answers) = answer.await
+        {
+            return answers;
+        }
+        (0..count).map(|_| Err(SubmitError::Store)).collect()
     }
+
+    /// Carries out a command on one action; the answer is the action as it is durable now (for a retry, the
+    /// new one).
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`]; nothing has changed then.
     pub async fn command(
         &self,
-        _actor: Actor,
-        _id: ActionId,
-        _command: Command,
+        actor: Actor,
+        id: ActionId,
+        command: Command,
     ) -> Result<Arc<Action>, CommandError> {
-        todo!()
+        self.ask(|reply| Request::Command { actor, id, command, reply }).await
     }
+
+    /// Pauses a queue, or lets it go on; durable when answered.
     pub async fn pause_queue(
         &self,
-        _actor: Actor,
-        _queue: String,
-        _paused: bool,
+        actor: Actor,
+        queue: String,
+        paused: bool,
     ) -> Result<QueueStatus, CommandError> {
-        todo!()
+        self.ask(|reply| Request::PauseQueue { actor, queue, paused, reply }).await
     }
-    pub async fn explain(&self, _id: ActionId) -> Result<Explanation, CommandError> {
-        todo!()
+
+    /// Says why an action waits.
+    pub async fn explain(&self, id: ActionId) -> Result<Explanation, CommandError> {
+        self.ask(|reply| Request::Explain { id, reply }).await
     }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> Request,
+    ) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(request(reply)).map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)?
+    }
+
     /// The durable action, with the volatile progress of a running attempt. May block on the disk.
-    pub fn read(&self, _id: ActionId) -> Result<Option<Action>, StoreError> {
-        todo!()
+    pub fn read(&self, id: ActionId) -> Result<Option<Action>, StoreError> {
+        let action = self.reader.get(id)?;
+        Ok(action.map(|action| self.with_progress(action)))
     }
+
     /// Newest first below `before`; `visit` returns false to end. May block on the disk.
     pub fn scan_back(
         &self,
-        _before: Option<ActionId>,
-        _visit: &mut dyn FnMut(Action) -> bool,
+        before: Option<ActionId>,
+        visit: &mut dyn FnMut(Action) -> bool,
     ) -> Result<(), StoreError> {
-        todo!()
+        self.reader.scan_back(before, &mut |action| visit(self.with_progress(action)))
     }
+
+    fn with_progress(&self, mut action: Action) -> Action {
+        if action.status.state.is_active()
+            && let Some(progress) = unpoison(self.shared.progress.lock()).get(&action.id)
+        {
+            action.status.progress = Some(progress.clone());
+        }
+        action
+    }
+
     /// All durable changes from now on; a slow follower loses the oldest and is told so.
     pub fn changes(&self) -> broadcast::Receiver<Change> {
-        todo!()
+        self.shared.changes.subscribe()
     }
+
     /// Waits until the action is final or gone; ends early with the daemon.
-    pub async fn finished(&self, _id: ActionId) {
-        todo!()
+    pub async fn finished(&self, id: ActionId) {
+        let (done, ended) = oneshot::channel();
+        {
+            let mut waiters = unpoison(self.shared.waiters.lock());
+            let waiting = waiters.entry(id).or_default();
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.push(done);
+        }
+        // Registered first, then looked: an end in between is seen by one of the two.
+        if !matches!(self.reader.get(id), Ok(Some(action)) if !action.status.state.is_final()) {
+            unpoison(self.shared.waiters.lock()).remove(&id);
+            return;
+        }
+        let _ = ended.await;
     }
+
     /// Becomes true when the daemon begins to stop: streams end then.
     pub fn draining(&self) -> watch::Receiver<bool> {
-        todo!()
+        self.shared.draining.subscribe()
     }
+
     pub fn status(&self) -> EngineStatus {
-        todo!()
+        unpoison(self.shared.status.lock()).clone()
     }
-    pub fn store_health(&self) -> crate::store::Health {
-        todo!()
+
+    pub fn store_health(&self) -> Health {
+        self.reader.health()
     }
+
+    /// Takes new settings; what runs goes on under the old ones.
+    pub async fn reload(&self, settings: Settings, registry: Arc<Registry>) {
+        let (reply, done) = oneshot::channel();
+        let request = Request::Reload { settings: Box::new(settings), registry, reply };
+        if self.inbox.send(request).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Starts nothing more and refuses submissions; returns when nothing runs.
+    pub async fn drain(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.inbox.send(Request::Drain { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Tells every running attempt to end; [`Self::drain`] returns when they have.
+    pub fn stop_attempts(&self) {
+        let _ = self.inbox.send(Request::StopAttempts);
+    }
+
+    /// Closes the store with a clean mark. Nothing is accepted or recorded after.
+    pub async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.inbox.send(Request::Close { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+}
+
+/// The data of a lock whose holder panicked: every value behind these locks is whole after each statement.
+pub(crate) fn unpoison<T>(locked: Result<T, PoisonError<T>>) -> T {
+    locked.unwrap_or_else(PoisonError::into_inner)
 }

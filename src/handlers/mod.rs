@@ -85,6 +85,8 @@ pub struct Attempt {
     pub action: Arc<Action>,
     /// Lines of the action's log.
     pub log: LogWriter,
+    /// What every process of the attempt carries in its environment (`runner::leftovers::MARK`).
+    pub mark: String,
     port: Arc<dyn Port>,
     stop: watch::Receiver<Option<StopReason>>,
 }
@@ -94,10 +96,11 @@ impl Attempt {
     pub fn new(
         action: Arc<Action>,
         log: LogWriter,
+        mark: String,
         port: Arc<dyn Port>,
         stop: watch::Receiver<Option<StopReason>>,
     ) -> Self {
-        Self { action, log, port, stop }
+        Self { action, log, mark, port, stop }
     }
 
     /// Shows how far the attempt is, 0 to 100. Not durable.

@@ -1,2 +1,3 @@
-//! CONTRACT SKELETON
+//! CONTRACT SKELETON: processes: starting them behind a gate, their logs, ending them with all descendants.
+pub mod leftovers;
 pub mod logs;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use crate::action::{Action, ActionId, Body, Event, IllegalTransition, Status, Timestamp};
 
+pub mod disk;
+pub mod journal;
+
 /// Where the store lives and how large its parts may grow.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -91,12 +94,38 @@ pub struct Health {
     pub disk_free_bytes: u64,
 }
 
+/// Why the store cannot go on. None of these loses what was acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{0}")]
-    Placeholder(String),
+    /// The disk, or the file system, said no.
+    #[error("cannot {what} {}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    /// A write or a sync failed before; the daemon must exit and recover from disk.
+    #[error("the store failed earlier and takes nothing more")]
+    Poisoned,
+    /// Something that was synced cannot be read. The daemon refuses to start: exit code 65.
+    #[error("{} is damaged at offset {offset}: {detail}; nothing was changed; next: {next_step}", file.display())]
+    Damaged { file: PathBuf, offset: u64, detail: String, next_step: &'static str },
+    /// Written by a later release.
+    #[error("{} has format version {found}, this release knows up to {known}", file.display())]
+    FromTheFuture { file: PathBuf, found: u32, known: u32 },
+    /// Another daemon has this directory.
+    #[error("another actiond (or a backup of it) has {} locked", dir.display())]
+    Locked { dir: PathBuf },
+    /// The record is not where it should be until sled is rebuilt; worth trying again later.
+    #[error("the store is being rebuilt; finished actions can be read in a while")]
+    Rebuilding,
     #[error("the stored history of action {id} is illegal")]
     Illegal { id: ActionId, source: IllegalTransition },
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+impl StoreError {
+    #[must_use]
+    pub fn thread(source: std::io::Error) -> Self {
+        Self::Thread(source)
+    }
 }
 
 impl Store {
@@ -104,7 +133,7 @@ impl Store {
         todo!()
     }
     /// Stages a new action. `id` must be the next one.
-    pub fn submit(&mut self, _id: ActionId, _body: Arc<Body>, _status: Status) {
+    pub fn submit(&mut self, _id: ActionId, _body: Arc<Body>, _status: Status) -> Result<(), StoreError> {
         todo!()
     }
     /// Stages the new status of an action; `status.version` must be one above the stored one and `status.state`
@@ -129,7 +158,7 @@ impl Store {
         todo!()
     }
     /// Stages the removal of finished actions that are past retention, at most `limit`; says which.
-    pub fn expire(&mut self, _now: Timestamp, _limit: usize) -> Vec<ActionId> {
+    pub fn expire(&mut self, _now: Timestamp, _limit: usize) -> Result<Vec<ActionId>, StoreError> {
         todo!()
     }
     pub fn pressure(&self) -> Pressure {

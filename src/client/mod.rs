@@ -1,0 +1,1 @@
+//! CONTRACT SKELETON: the Rust client over the Unix socket.
