@@ -137,10 +137,9 @@ impl Core {
 fn allowed(command: &Command, state: State) -> Result<(), &'static str> {
     let active = state.is_active();
     match command {
-        Command::Cancel { .. } if state.is_final() => Err("it has ended already"),
+        Command::Cancel { .. } | Command::Hold { .. } if state.is_final() => Err("it has ended already"),
         Command::Retry if !state.is_final() => Err("only an action that has ended can be submitted again"),
         Command::Hold { .. } if active => Err("it runs: cancel it, or wait"),
-        Command::Hold { .. } if state.is_final() => Err("it has ended already"),
         Command::Hold { .. } if state == State::Held => Err("it is held already"),
         Command::Resume if state != State::Held => Err("only a held action can be resumed"),
         Command::Resolve { .. } if state != State::Held => Err("only a held action can be settled by hand"),

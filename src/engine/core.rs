@@ -207,7 +207,7 @@ impl Core {
         for effect in std::mem::take(&mut self.after) {
             match effect {
                 After::Answer(answer) => answer(),
-                After::Start(action, handler) => worker::spawn(self, action, handler),
+                After::Start(action, handler) => worker::spawn(self, &action, handler),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
             }

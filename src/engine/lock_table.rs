@@ -59,6 +59,7 @@ impl Lock {
         }
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "a crowd that is boxed stays where it is")]
     fn into_crowd(self) -> Box<Crowd> {
         let mut crowd = Box::<Crowd>::default();
         match self {
@@ -124,9 +125,9 @@ impl LockTable {
 
     /// Gives `id` this role, and no other, at the lock.
     fn put(&mut self, key: LockKey, id: ActionId, role: Role) {
-        let before = match self.locks.remove(&key) {
-            None => return drop(self.locks.insert(key, Lock::alone(id, role))),
-            Some(before) => before,
+        let Some(before) = self.locks.remove(&key) else {
+            self.locks.insert(key, Lock::alone(id, role));
+            return;
         };
         let mut crowd = before.into_crowd();
         crowd.remove(id);

@@ -97,10 +97,11 @@ impl Core {
                     self.live.remove(&id);
                     unpoison(self.shared.progress.lock()).remove(&id);
                 }
-                match owner {
-                    Some(action) => self.ended(now, action, outcome)?,
-                    None => tracing::warn!(action_id = id.0, attempt, "an attempt that is not current ended"),
-                }
+                let Some(action) = owner else {
+                    tracing::warn!(action_id = id.0, attempt, "an attempt that is not current ended");
+                    return Ok(());
+                };
+                self.ended(now, action, outcome)?;
             }
             Said::Program(program, reply) => {
                 let noted = match owner {
@@ -300,7 +301,8 @@ fn finish_fields(
     let mut message = prefix + cut(message, MESSAGE_BYTES);
     let bytes = result.as_ref().map_or(0, |result| result.as_str().len());
     if bytes > result_bytes_max {
-        message += &format!(" [its result of {bytes} bytes is left out: the limit is {result_bytes_max}]");
+        message =
+            format!("{message} [its result of {bytes} bytes is left out: the limit is {result_bytes_max}]");
     }
     let result = result.filter(|_| bytes <= result_bytes_max).unwrap_or_else(JsonText::empty);
     Finish { at: now, success, message, result }

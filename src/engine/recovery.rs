@@ -206,14 +206,12 @@ impl Core {
         }
         tracing::debug!(action_id = id.0, ?answer, "probe answered");
         let deadline_over = action.body.deadline.is_some_and(|deadline| deadline <= now);
-        match after_probe(answer, deadline_over) {
-            Some(decision) => self.carry_out(now, action, decision),
-            None => {
-                end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "interrupted");
-                let text = "its attempt was interrupted, and its probe found that it had taken effect";
-                self.finish(now, action, Event::Succeed, text, None).map(drop)
-            }
+        if let Some(decision) = after_probe(answer, deadline_over) {
+            return self.carry_out(now, action, decision);
         }
+        end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "interrupted");
+        let text = "its attempt was interrupted, and its probe found that it had taken effect";
+        self.finish(now, action, Event::Succeed, text, None).map(drop)
     }
 }
 

@@ -168,7 +168,7 @@ impl Scheduler {
         let waits_with_locks = matches!(state, State::Held | State::RetryWait) && *attempt > 0;
         let mut holds_locks = waits_with_locks || state.is_active();
         let entry = Entry {
-            lock: locks.first().map(pack_lock),
+            lock: locks.first().copied().map(pack_lock),
             due_at: due_at.map_or(0, |at| at.0),
             queue: *queue,
             kind: *kind,
@@ -380,7 +380,7 @@ fn unpack(packed: u64) -> ActionId {
 }
 
 /// Key 0 shares its lock with key 1: two resources may then wait for each other, which harms nobody.
-fn pack_lock(key: &LockKey) -> LockKeyPacked {
+fn pack_lock(key: LockKey) -> LockKeyPacked {
     LockKeyPacked::new(key.0).unwrap_or(LockKeyPacked::MIN)
 }
 

@@ -39,7 +39,7 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
 }
 
 /// Starts the attempt that `action` was claimed for.
-pub(super) fn spawn(core: &mut Core, action: Arc<Action>, handler: Arc<dyn Handler>) {
+pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>) {
     let (id, number) = (action.id, action.status.attempt);
     let (stop, stopped) = watch::channel(None);
     core.live.insert(id, Live { attempt: number, stop: stop.clone() });
@@ -52,13 +52,13 @@ pub(super) fn spawn(core: &mut Core, action: Arc<Action>, handler: Arc<dyn Handl
         open: Mutex::new(true),
     });
     let attempt = Attempt::new(
-        Arc::clone(&action),
+        Arc::clone(action),
         core.logs.writer(id, number),
         mark(&core.store_id, id, number),
         Arc::<EnginePort>::clone(&port),
         stopped,
     );
-    let limit = time_limit(&action, (core.clock)());
+    let limit = time_limit(action, (core.clock)());
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
         let outcome = {
@@ -76,7 +76,7 @@ pub(super) fn spawn(core: &mut Core, action: Arc<Action>, handler: Arc<dyn Handl
 }
 
 /// Asks the handler, beside everything else, whether an interrupted attempt took effect.
-pub(super) fn spawn_probe(core: &mut Core, action: Arc<Action>, handler: Arc<dyn Handler>) {
+pub(super) fn spawn_probe(core: &Core, action: Arc<Action>, handler: Arc<dyn Handler>) {
     let (id, number) = (action.id, action.status.attempt);
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
@@ -109,12 +109,11 @@ async fn within(
     work: BoxFuture<'_, std::thread::Result<Outcome>>,
 ) -> Outcome {
     let mut work = pin!(work);
-    let ended = match tokio::time::timeout(limit, &mut work).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            stop(stop_it, StopReason::TimeOut);
-            work.await
-        }
+    let ended = if let Ok(ended) = tokio::time::timeout(limit, &mut work).await {
+        ended
+    } else {
+        stop(stop_it, StopReason::TimeOut);
+        work.await
     };
     ended.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<&str>().copied().map(str::to_owned);

@@ -59,10 +59,10 @@ fn first_reason_to_stop_stands() {
 fn time_limit_is_the_timeout_or_the_deadline_whichever_is_first() {
     let mut action = action(State::Running);
     let limit = |action: &Action| time_limit(action, Timestamp(1_000));
-    assert_eq!(limit(&action), Duration::from_millis(59_000), "what has passed since the claim counts");
+    assert_eq!(limit(&action), Duration::from_secs(59), "what has passed since the claim counts");
     let body = Arc::make_mut(&mut action.body);
     body.deadline = Some(Timestamp(3_000));
-    assert_eq!(limit(&action), Duration::from_millis(2_000));
+    assert_eq!(limit(&action), Duration::from_secs(2));
     Arc::make_mut(&mut action.body).deadline = Some(Timestamp(10));
     assert_eq!(limit(&action), Duration::ZERO);
 }
