@@ -74,6 +74,8 @@ pub(super) struct Core {
     pub runtime: Handle,
     pub logs: Logs,
     pub last_housekeeping: Instant,
+    /// The last round of retention did not see its end.
+    pub more_to_expire: bool,
     /// The shown list of queues is not that of the settings any more.
     pub queues_changed: bool,
 }
@@ -107,6 +109,9 @@ impl Core {
 
     /// How long nothing needs to be done if nobody asks.
     fn patience(&self) -> Duration {
+        if self.more_to_expire {
+            return Duration::ZERO;
+        }
         if !self.parked.is_empty() {
             return PARKED_POLL;
         }
@@ -168,18 +173,22 @@ impl Core {
     }
 
     fn keep_house(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if self.last_housekeeping.elapsed() < HOUSEKEEPING {
+        if !self.more_to_expire && self.last_housekeeping.elapsed() < HOUSEKEEPING {
             return Ok(());
         }
         self.last_housekeeping = Instant::now();
         let expired = match self.store.expire(now, EXPIRED_PER_ROUND) {
             // What is past retention is found again when it can be read.
-            Err(StoreError::Rebuilding) => return Ok(()),
+            Err(StoreError::Rebuilding) => Vec::new(),
             expired => expired?,
         };
+        // Each turn takes its share until nothing is left, so that no rate of submissions outruns retention.
+        self.more_to_expire = expired.len() >= EXPIRED_PER_ROUND;
         if !expired.is_empty() {
-            let logs = self.logs.clone();
-            self.answer(move || expired.into_iter().for_each(|id| logs.remove(id)));
+            let (logs, runtime) = (self.logs.clone(), self.runtime.clone());
+            self.answer(move || {
+                runtime.spawn_blocking(move || expired.into_iter().for_each(|id| logs.remove(id)));
+            });
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use super::core::Core;
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
-use super::{Engine, Settings, Shared, recovery};
+use super::{Engine, Settings, Shared, recovery, unpoison};
 use crate::action::{Action, ActionId, Program, Timestamp};
 use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
@@ -110,6 +110,7 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         runtime,
         logs,
         last_housekeeping: Instant::now(),
+        more_to_expire: false,
         queues_changed: true,
     };
     Ok(Started {
@@ -139,8 +140,12 @@ impl Begin {
         core.recover(&interrupted, survivors, death)?;
         core.commit_and_carry_out()?;
         let (failed, fatal) = oneshot::channel();
+        let shared = Arc::clone(&core.shared);
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
-            if let Err(error) = core.run(&inbox) {
+            let ended = core.run(&inbox);
+            // Nothing ends any more: whoever waits for an action is let go.
+            unpoison(shared.waiters.lock()).clear();
+            if let Err(error) = ended {
                 let _ = failed.send(error);
             }
         });
