@@ -1,4 +1,5 @@
-//! Says why an action waits: every cause with a stable code, a sentence for people, and the action it waits for.
+//! Says why an action waits: every cause with a stable code, a sentence for people, and the action it waits
+//! for.
 //!
 //! | code | the action |
 //! | --- | --- |

@@ -1,8 +1,9 @@
 //! What follows from what an attempt says, and how an action ends.
 //!
 //! A statement counts only if its attempt still owns the action; any other is answered "not recorded" and
-//! changes nothing. [`what_follows`] decides, without side effects; `Core` carries it out. The four `finished_*` fields are set in
-//! one place, [`Core::finish`]. Called by `engine::core`; `commands` and `recovery` end actions through it.
+//! changes nothing. [`what_follows`] decides, without side effects; `Core` carries it out. The four
+//! `finished_*` fields are set in one place, [`Core::finish`]. Called by `engine::core`; `commands` and
+//! `recovery` end actions through it.
 
 use super::commands::cancelled_text;
 use super::core::{After, Core};

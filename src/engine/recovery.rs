@@ -1,7 +1,7 @@
 //! Decides about attempts that an earlier run of the daemon left unfinished.
 //!
-//! [`decide`] is the whole policy, without side effects; `Core` gathers what it needs to know, carries out the
-//! answer and reports. An interruption never uses up a try. The same policy ([`by_policy`]) holds for
+//! [`decide`] is the whole policy, without side effects; `Core` gathers what it needs to know, carries out
+//! the answer and reports. An interruption never uses up a try. The same policy ([`by_policy`]) holds for
 //! attempts that are stopped because the daemon stops (`outcome`). Called by `engine::start` before
 //! anything is claimed; by `engine::core` for the answers of probes.
 

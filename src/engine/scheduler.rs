@@ -52,7 +52,7 @@ pub struct Scheduler {
     queues: Vec<Queue>,
     timers: BTreeSet<(Timestamp, ActionId)>,
     deadlines: BTreeSet<(Timestamp, ActionId)>,
-    deadline_of: HashMap<ActionId, Timestamp>,
+    deadline_of: IdMap<Timestamp>,
     running: u32,
     running_max: u32,
     draining: bool,
@@ -68,7 +68,7 @@ impl Scheduler {
             queues: Vec::new(),
             timers: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            deadline_of: HashMap::new(),
+            deadline_of: IdMap::new(),
             running: 0,
             running_max,
             draining: false,
@@ -226,7 +226,7 @@ impl Scheduler {
             }
         }
         self.more_locks.remove(&id);
-        if let Some(deadline) = self.deadline_of.remove(&id) {
+        if let Some(deadline) = self.deadline_of.remove(id) {
             self.deadlines.remove(&(deadline, id));
         }
     }
@@ -250,7 +250,7 @@ impl Scheduler {
 
     /// The deadline counts while it waits, also if it passed while it ran or was held.
     fn watch_deadline(&mut self, id: ActionId) {
-        if let Some(deadline) = self.deadline_of.get(&id) {
+        if let Some(deadline) = self.deadline_of.get(id) {
             self.deadlines.insert((*deadline, id));
         }
     }

@@ -142,7 +142,10 @@ impl Begin {
         let (failed, fatal) = oneshot::channel();
         let shared = Arc::clone(&core.shared);
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
-            let ended = core.run(&inbox);
+            // A panic here is a mistake of ours: like a failed store, it ends the daemon, which recovers from
+            // disk.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.run(&inbox)));
+            let ended = ended.unwrap_or(Err(StoreError::Poisoned));
             // Nothing ends any more: whoever waits for an action is let go.
             unpoison(shared.waiters.lock()).clear();
             if let Err(error) = ended {

@@ -1,6 +1,7 @@
 //! What the engine shows of itself: counts and queues, for `/readyz`, `/metrics` and the page.
 //!
-//! Written in place after each turn, so that a busy engine allocates nothing for it. Called by `engine::core`.
+//! Written in place after each turn, so that a busy engine allocates nothing for it. Called by
+//! `engine::core`.
 
 use super::core::Core;
 use super::request::QueueStatus;

@@ -204,6 +204,8 @@ struct World {
 }
 
 const PLACES: [usize; 2] = [2, 1];
+const WAITING: [State; 4] = [State::Queued, State::Scheduled, State::RetryWait, State::Held];
+const HOLDABLE: [State; 4] = [State::Running, State::Queued, State::Scheduled, State::RetryWait];
 
 impl World {
     fn new() -> Self {
@@ -301,20 +303,20 @@ proptest! {
                         deadline: (which % 7 == 0).then_some(Timestamp(world.now + 12)),
                         ..ticket(next, lock)
                     };
-                    world.lives.insert(next, Life { ticket: ticket.clone(), state: ticket.state, holds: false });
+                    let life = Life { ticket: ticket.clone(), state: ticket.state, holds: false };
+                    world.lives.insert(next, life);
                     world.does(Input::Enter(ticket));
                 }
                 5 | 6 => if let Some(id) = world.pick(&[State::Running], which) { world.leaves(id) },
-                7 => if let Some(id) = world.pick(&[State::Queued, State::Scheduled, State::RetryWait, State::Held], which) {
-                    world.leaves(id);
-                },
+                7 => if let Some(id) = world.pick(&WAITING, which) { world.leaves(id) },
                 8 => if let Some(id) = world.pick(&[State::Running], which) {
-                    world.becomes(id, State::RetryWait, Input::RetryAt(ActionId(id), Timestamp(world.now + 3)));
+                    let due = Timestamp(world.now + 3);
+                    world.becomes(id, State::RetryWait, Input::RetryAt(ActionId(id), due));
                 },
                 9 => if let Some(id) = world.pick(&[State::Running], which) {
                     world.becomes(id, State::Queued, Input::Queue(ActionId(id)));
                 },
-                10 => if let Some(id) = world.pick(&[State::Running, State::Queued, State::Scheduled, State::RetryWait], which) {
+                10 => if let Some(id) = world.pick(&HOLDABLE, which) {
                     world.becomes(id, State::Held, Input::Hold(ActionId(id)));
                 },
                 11 | 12 => if let Some(id) = world.pick(&[State::Held], which) {
