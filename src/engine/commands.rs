@@ -3,9 +3,9 @@
 //! Who may: root, the daemon's own user, operators, and for an action of theirs its submitter. Nothing has
 //! changed when the answer is an error.
 //!
-//! A held action that is resumed may begin at once, also before its `run_at`: whoever resumes it says "now". Freed
-//! locks of a held action are not written anywhere: after a restart it has them again, unless another action
-//! got them meanwhile. Called by `engine::core`.
+//! A held action that is resumed may begin at once, also before its `run_at`: whoever resumes it says "now".
+//! Freed locks of a held action are not written anywhere: after a restart it has them again, unless another
+//! action got them meanwhile. Called by `engine::core`.
 
 use std::sync::Arc;
 

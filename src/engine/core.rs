@@ -305,6 +305,15 @@ impl Core {
         }
     }
 
+    /// The action, if it is unfinished. Asks the disk only for those: a finished one may be out of reach while
+    /// sled is rebuilt.
+    pub fn unfinished(&self, id: ActionId) -> Result<Option<Action>, StoreError> {
+        if self.scheduler.queue_of(id).is_none() {
+            return Ok(None);
+        }
+        self.store.get(id)
+    }
+
     /// Feeds the scheduler; its starts are taken up at the end of the turn.
     pub fn step(&mut self, now: Timestamp, input: Input) {
         self.scheduler.step(now, input, &mut Vec::new());

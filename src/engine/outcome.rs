@@ -87,7 +87,7 @@ impl Core {
         attempt: u32,
         said: Said,
     ) -> Result<(), StoreError> {
-        let owner = self.store.get(id)?.filter(|action| {
+        let owner = self.unfinished(id)?.filter(|action| {
             action.status.attempt == attempt
                 && action.status.claim.is_some()
                 && action.status.state.is_active()
@@ -288,7 +288,8 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
     }
 }
 
-/// The fields that change together at the end. A result that is too large is left out, and the message says so.
+/// The fields that change together at the end. A result that is too large is left out, and the message says
+/// so.
 fn finish_fields(
     state: State,
     now: Timestamp,

@@ -200,7 +200,7 @@ impl Core {
         answer: ProbeAnswer,
     ) -> Result<(), StoreError> {
         let waits = |action: &Action| action.status.state == State::Running && action.status.claim.is_some();
-        let Some(mut action) = self.store.get(id)?.filter(waits) else { return Ok(()) };
+        let Some(mut action) = self.unfinished(id)?.filter(waits) else { return Ok(()) };
         if self.live.contains_key(&id) {
             return Ok(());
         }

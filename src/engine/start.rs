@@ -221,7 +221,8 @@ pub(super) fn queue_index(names: &mut Vec<String>, name: &str) -> QueueIndex {
     QueueIndex::try_from(at).unwrap_or(QueueIndex::MAX)
 }
 
-/// A number that tells most action types apart. Two may share one: whoever finds them equal compares the names.
+/// A number that tells most action types apart. Two may share one: whoever finds them equal compares the
+/// names.
 pub(super) fn kind_number(action: &str) -> u16 {
     let mut hasher = DefaultHasher::new();
     action.hash(&mut hasher);
