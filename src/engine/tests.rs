@@ -314,3 +314,60 @@ async fn deadline_ends_what_waits_and_what_runs() {
     assert!(matches!(state, State::Expired | State::Succeeded), "{state}");
     stop(&engine).await;
 }
+
+/// Commands in any order, on actions that end at any moment, never make the engine ask for an illegal
+/// transition (which would end it), and in the end every action is final.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_order_of_commands_leaves_every_action_in_a_final_state() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path());
+    let mut random = fastrand::Rng::with_seed(7);
+    let soon = |ms: u64| Timestamp(chrono::Utc::now().timestamp_millis()).plus_ms(ms);
+    let mut last = 0;
+    for _ in 0..1_500 {
+        let on_conflict = OnConflict::ALL[random.usize(..OnConflict::ALL.len())];
+        let request = Submission {
+            on_conflict,
+            run_at: random.bool().then(|| soon(random.u64(..20))),
+            deadline: (random.u8(..4) == 0).then(|| soon(1 + random.u64(..30))),
+            timeout_ms: random.bool().then(|| 1 + random.u64(..8)),
+            retry: Some(RetryPolicy { attempts: 3, backoff_ms: 2, backoff_max_ms: 4 }),
+            priority: Some(random.u8(..10)),
+            ..submission("rerun", random.u64(1..6), if random.bool() { "{}" } else { FOR_EVER })
+        };
+        match submit(&engine, request).await {
+            Ok(Accepted::New(action)) => last = action.id.0,
+            Err(SubmitError::Store) => panic!("the engine has ended"),
+            Ok(_) | Err(_) => {}
+        }
+        let text = String::new;
+        let command = match random.u8(..8) {
+            0..=2 => Command::Cancel { reason: text() },
+            3 => Command::Retry,
+            4 => Command::Hold { reason: text() },
+            5 => Command::Resume,
+            6 => Command::Resolve { success: random.bool(), message: text() },
+            _ => Command::Unlock,
+        };
+        let id = ActionId(random.u64(last.saturating_sub(30)..=last).max(1));
+        if let Err(CommandError::Stopping) = engine.command(OWNER, id, command).await {
+            panic!("the engine has ended")
+        }
+    }
+    let mut left = Vec::new();
+    engine
+        .scan_back(None, &mut |action| {
+            left.push(action.id);
+            true
+        })
+        .unwrap();
+    for id in left {
+        let _ = engine.command(OWNER, id, Command::Cancel { reason: "the test is over".into() }).await;
+        tokio::time::timeout(BOUND, engine.finished(id)).await.unwrap_or_else(|_| panic!("{id} never ended"));
+    }
+    let status = engine.status();
+    assert_eq!(status.by_state[..State::Succeeded as usize], [0; State::Succeeded as usize]);
+    let queue = &status.queues[0];
+    assert_eq!((queue.waiting, queue.running), (0, 0));
+    stop(&engine).await;
+}
