@@ -18,6 +18,8 @@ use crate::store;
 const BOUND: Duration = Duration::from_secs(20);
 const FOR_EVER: &str = r#"{"sleep_ms":3600000}"#;
 const OWNER: Actor = Actor { uid: 1000, gid: 1000, pid: 1 };
+/// A clock that goes on by a millisecond whenever it is read: due times and deadlines fall into every turn.
+static NOW: AtomicI64 = AtomicI64::new(1);
 const STRANGER: Actor = Actor { uid: 1001, gid: 1001, pid: 2 };
 
 /// One handler, `noop`, for each recovery policy: the action's type is the policy's word.
@@ -325,8 +327,6 @@ async fn deadline_ends_what_waits_and_what_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_order_of_commands_leaves_every_action_in_a_final_state() {
     let dir = TempDir::new().unwrap();
-    // A clock that goes on by a millisecond whenever it is read: due times and deadlines fall into every turn.
-    static NOW: AtomicI64 = AtomicI64::new(1);
     let engine = open_under(dir.path(), || Timestamp(NOW.fetch_add(1, Ordering::Relaxed)));
     let mut random = fastrand::Rng::with_seed(7);
     let soon = |ms: u64| Timestamp(NOW.load(Ordering::Relaxed)).plus_ms(ms);
