@@ -7,25 +7,26 @@
 //!   exits to recover from disk.
 //!
 //! The decisions themselves are in the files beside this one (`submit`, `commands`, `outcome`, `recovery`),
-//! each an `impl Core` of its own. Started by the daemon through [`start`].
+//! each an `impl Core` of its own. Made and let go by `start`.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
-use super::request::{Change, EngineStatus, QueueStatus, Request, Submitted};
-use super::scheduler::{Command, Input, QueueIndex, Scheduler, Ticket};
-use super::{Engine, Settings, Shared, recovery, unpoison, worker};
-use crate::action::{Action, ActionId, Claim, Event, Program, State, Status, Timestamp};
+use super::outcome::{end_attempt, excerpt};
+use super::request::{Change, Request, Submitted};
+use super::scheduler::{Command, Input, Scheduler};
+use super::start::queue_index;
+use super::{Settings, Shared, unpoison, worker};
+use crate::action::{Action, ActionId, AttemptEnd, Claim, Event, State, Status, Timestamp};
 use crate::handlers::registry::Registry;
 use crate::handlers::{Handler, StopReason};
 use crate::runner::logs::Logs;
-use crate::store::{self, Loader, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Requests decided in one turn, and so made durable by one sync.
 const TURN_MAX: usize = 4_096;
@@ -34,213 +35,6 @@ const PARKED_MAX: Duration = Duration::from_secs(5);
 const PARKED_POLL: Duration = Duration::from_millis(20);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const EXPIRED_PER_ROUND: usize = 2_000;
-const CHANGES_KEPT: usize = 4_096;
-
-/// Everything the engine needs to begin.
-pub struct Start {
-    pub store: store::Options,
-    pub settings: Settings,
-    pub registry: Arc<Registry>,
-    pub logs: Logs,
-    pub runtime: Handle,
-    /// The wall clock.
-    pub clock: fn() -> Timestamp,
-    /// The uid the daemon runs as; it may do everything, like root.
-    pub own_uid: u32,
-    /// The attempt that took the daemon down last time, if one did.
-    pub death: Option<recovery::Death>,
-}
-
-/// An engine whose store is open and whose recovery is decided, but which starts nothing yet.
-pub struct Started {
-    pub engine: Engine,
-    pub store_id: String,
-    pub incarnation: u64,
-    pub unfinished: usize,
-    /// Programs of interrupted attempts, as their claims name them: to be ended before [`Begin::run`].
-    pub programs: Vec<(ActionId, Program)>,
-    pub begin: Begin,
-}
-
-/// Lets the engine go. Separate from opening, because programs left over by an earlier run must be ended
-/// first, and that needs the store's id.
-pub struct Begin {
-    core: Core,
-    inbox: Receiver<Request>,
-    interrupted: Vec<ActionId>,
-    death: Option<recovery::Death>,
-}
-
-/// Opens the store and takes up every unfinished action.
-///
-/// # Errors
-///
-/// Whatever the store says; nothing was started then.
-pub fn start(start: Start) -> Result<Started, StoreError> {
-    let Start { store, settings, registry, logs, runtime, clock, own_uid, death } = start;
-    let mut found = Found::new(&settings);
-    let opened = Store::open(&store, clock(), &mut found)?;
-    let (inbox, requests) = channel();
-    let (changes, _) = broadcast::channel(CHANGES_KEPT);
-    let shared = Arc::new(Shared {
-        status: Mutex::new(EngineStatus::default()),
-        progress: Mutex::default(),
-        waiters: Mutex::default(),
-        changes,
-        draining: watch::channel(false).0,
-    });
-    let Found { mut scheduler, queue_names, kinds, by_state, interrupted, programs, .. } = found;
-    for (at, name) in (0..).zip(&queue_names) {
-        if opened.paused_queues.contains(name) {
-            scheduler.step(clock(), Input::PauseQueue(at, true), &mut Vec::new());
-        }
-    }
-    let unfinished = scheduler.len();
-    let engine = Engine { inbox: inbox.clone(), reader: opened.reader, shared: Arc::clone(&shared) };
-    let core = Core {
-        store: opened.store,
-        scheduler,
-        registry,
-        settings,
-        queue_names,
-        kinds,
-        next_id: opened.next_id,
-        incarnation: opened.incarnation,
-        boot_id: opened.boot_id,
-        clock,
-        own_uid,
-        live: HashMap::new(),
-        after: Vec::new(),
-        by_state,
-        accepted: 0,
-        recovered: interrupted.len() as u64,
-        parked: VecDeque::new(),
-        drained: Vec::new(),
-        shared,
-        inbox,
-        runtime,
-        logs,
-        last_housekeeping: Instant::now(),
-    };
-    Ok(Started {
-        engine,
-        store_id: opened.store_id,
-        programs,
-        incarnation: opened.incarnation,
-        unfinished,
-        begin: Begin { core, inbox: requests, interrupted, death },
-    })
-}
-
-impl Begin {
-    /// Decides about each interrupted attempt, makes that durable, and lets the engine's thread run.
-    ///
-    /// `survivors` are attempts of which something is still alive. The receiver gets the store's error if the
-    /// thread ends by one.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the store says.
-    pub fn run(
-        self,
-        survivors: &HashMap<ActionId, String>,
-    ) -> Result<(JoinHandle<()>, oneshot::Receiver<StoreError>), StoreError> {
-        let Self { mut core, inbox, interrupted, death } = self;
-        core.recover(&interrupted, survivors, death)?;
-        core.commit_and_carry_out()?;
-        let (failed, fatal) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
-            if let Err(error) = core.run(&inbox) {
-                let _ = failed.send(error);
-            }
-        });
-        Ok((thread.map_err(StoreError::thread)?, fatal))
-    }
-}
-
-/// What a start finds, as the scheduler will know it.
-struct Found {
-    settings: Settings,
-    scheduler: Scheduler,
-    queue_names: Vec<String>,
-    kinds: HashMap<String, u16>,
-    by_state: [u64; 14],
-    interrupted: Vec<ActionId>,
-    programs: Vec<(ActionId, Program)>,
-}
-
-impl Found {
-    fn new(settings: &Settings) -> Self {
-        let concurrency: Vec<u32> = settings.queues.iter().map(|queue| queue.concurrency).collect();
-        Self {
-            settings: settings.clone(),
-            scheduler: Scheduler::new(&concurrency, settings.running_max),
-            queue_names: settings.queues.iter().map(|queue| queue.name.clone()).collect(),
-            kinds: HashMap::new(),
-            by_state: [0; 14],
-            interrupted: Vec::new(),
-            programs: Vec::new(),
-        }
-    }
-}
-
-impl Loader for Found {
-    fn begin(&mut self) {
-        *self = Self::new(&self.settings.clone());
-    }
-
-    fn load(&mut self, action: &Action) {
-        let queue = queue_index(&mut self.queue_names, &action.body.queue);
-        if usize::from(queue) >= self.settings.queues.len() {
-            // A queue that the configuration no longer has: its actions still run, one at a time.
-            let mut concurrency: Vec<u32> = self.settings.queues.iter().map(|q| q.concurrency).collect();
-            concurrency.resize(self.queue_names.len(), 1);
-            self.scheduler.set_limits(&concurrency, self.settings.running_max);
-        }
-        let kind = kind_number(&mut self.kinds, &action.body.action);
-        let ticket = ticket(action, queue, kind);
-        self.scheduler.step(Timestamp::default(), Input::Enter(ticket), &mut Vec::new());
-        if let Some(count) = self.by_state.get_mut(action.status.state as usize) {
-            *count += 1;
-        }
-        if action.status.state.is_active() {
-            self.interrupted.push(action.id);
-            let program = action.status.claim.as_ref().and_then(|claim| claim.program);
-            self.programs.extend(program.map(|program| (action.id, program)));
-        }
-    }
-}
-
-pub(super) fn queue_index(names: &mut Vec<String>, name: &str) -> QueueIndex {
-    let at = names.iter().position(|known| known == name).unwrap_or_else(|| {
-        names.push(name.to_owned());
-        names.len() - 1
-    });
-    QueueIndex::try_from(at).unwrap_or(QueueIndex::MAX)
-}
-
-pub(super) fn kind_number(kinds: &mut HashMap<String, u16>, action: &str) -> u16 {
-    if let Some(number) = kinds.get(action) {
-        return *number;
-    }
-    let number = u16::try_from(kinds.len()).unwrap_or(u16::MAX);
-    kinds.insert(action.to_owned(), number);
-    number
-}
-
-pub(super) fn ticket(action: &Action, queue: QueueIndex, kind: u16) -> Ticket {
-    Ticket {
-        id: action.id,
-        queue,
-        priority: action.body.priority,
-        kind,
-        locks: action.body.locks.clone(),
-        state: action.status.state,
-        attempt: action.status.attempt,
-        due_at: action.status.due_at,
-        deadline: action.body.deadline,
-    }
-}
 
 /// An attempt that runs now.
 pub(super) struct Live {
@@ -262,8 +56,8 @@ pub(super) struct Core {
     pub registry: Arc<Registry>,
     pub settings: Settings,
     pub queue_names: Vec<String>,
-    pub kinds: HashMap<String, u16>,
     pub next_id: ActionId,
+    pub store_id: String,
     pub incarnation: u64,
     pub boot_id: String,
     pub clock: fn() -> Timestamp,
@@ -280,10 +74,14 @@ pub(super) struct Core {
     pub runtime: Handle,
     pub logs: Logs,
     pub last_housekeeping: Instant,
+    /// The last round of retention did not see its end.
+    pub more_to_expire: bool,
+    /// The shown list of queues is not that of the settings any more.
+    pub queues_changed: bool,
 }
 
 impl Core {
-    fn run(mut self, inbox: &Receiver<Request>) -> Result<(), StoreError> {
+    pub fn run(mut self, inbox: &Receiver<Request>) -> Result<(), StoreError> {
         loop {
             let first = match inbox.recv_timeout(self.patience()) {
                 Ok(request) => Some(request),
@@ -296,6 +94,7 @@ impl Core {
                 first.into_iter().chain(std::iter::from_fn(|| inbox.try_recv().ok())).take(TURN_MAX)
             {
                 if let Request::Close { reply } = request {
+                    self.refuse_parked(now)?;
                     self.commit_and_carry_out()?;
                     self.store.close()?;
                     let _ = reply.send(());
@@ -310,6 +109,9 @@ impl Core {
 
     /// How long nothing needs to be done if nobody asks.
     fn patience(&self) -> Duration {
+        if self.more_to_expire {
+            return Duration::ZERO;
+        }
         if !self.parked.is_empty() {
             return PARKED_POLL;
         }
@@ -337,7 +139,7 @@ impl Core {
             Request::Probed { id, answer } => self.probed(now, id, answer)?,
             Request::Reload { settings, registry, reply } => {
                 self.reload(*settings, registry);
-                self.answer(move || drop(reply.send(())));
+                self.answer(move || _ = reply.send(()));
             }
             Request::Drain { reply } => {
                 self.step(now, Input::Drain);
@@ -362,15 +164,31 @@ impl Core {
         Ok(())
     }
 
+    /// Answers those that still wait for room: nobody will make room any more.
+    fn refuse_parked(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        for submitted in std::mem::take(&mut self.parked) {
+            self.submit_or_park(now, submitted, true)?;
+        }
+        Ok(())
+    }
+
     fn keep_house(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if self.last_housekeeping.elapsed() < HOUSEKEEPING {
+        if !self.more_to_expire && self.last_housekeeping.elapsed() < HOUSEKEEPING {
             return Ok(());
         }
         self.last_housekeeping = Instant::now();
-        let expired = self.store.expire(now, EXPIRED_PER_ROUND)?;
+        let expired = match self.store.expire(now, EXPIRED_PER_ROUND) {
+            // What is past retention is found again when it can be read.
+            Err(StoreError::Rebuilding) => Vec::new(),
+            expired => expired?,
+        };
+        // Each turn takes its share until nothing is left, so that no rate of submissions outruns retention.
+        self.more_to_expire = expired.len() >= EXPIRED_PER_ROUND;
         if !expired.is_empty() {
-            let logs = self.logs.clone();
-            self.answer(move || expired.into_iter().for_each(|id| logs.remove(id)));
+            let (logs, runtime) = (self.logs.clone(), self.runtime.clone());
+            self.answer(move || {
+                runtime.spawn_blocking(move || expired.into_iter().for_each(|id| logs.remove(id)));
+            });
         }
         Ok(())
     }
@@ -384,6 +202,7 @@ impl Core {
         while !commands.is_empty() {
             for command in std::mem::take(&mut commands) {
                 match command {
+                    // In this order: the tick's own commands come before the starts that follow from them.
                     Command::Start(id) => self.claim(now, id)?,
                     Command::Due(id) => self.become_due(id)?,
                     Command::Expire(id) => self.expire(now, id)?,
@@ -397,7 +216,7 @@ impl Core {
         for effect in std::mem::take(&mut self.after) {
             match effect {
                 After::Answer(answer) => answer(),
-                After::Start(action, handler) => worker::spawn(self, action, handler),
+                After::Start(action, handler) => worker::spawn(self, &action, handler),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
             }
@@ -416,12 +235,11 @@ impl Core {
             return Ok(());
         };
         let Some(route) = self.registry.find(&action.body.action, &action.body.resource_type) else {
-            self.step(now, Input::Unlock(id));
-            self.step(now, Input::Hold(id));
-            self.change(action, Event::Hold, |status| {
-                "no handler is configured for it any more".clone_into(&mut status.reason);
-            })?;
-            return Ok(());
+            if action.status.attempt == 0 {
+                // It never touched its resource, so others may.
+                self.step(now, Input::Unlock(id));
+            }
+            return self.hold(now, action, "no handler is configured for it any more");
         };
         let handler = Arc::clone(&route.handler);
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
@@ -437,7 +255,6 @@ impl Core {
 
     fn become_due(&mut self, id: ActionId) -> Result<(), StoreError> {
         if let Some(action) = self.store.get(id)? {
-            // Already claimed in this very turn: the claim tells more.
             self.change(action, Event::Due, |status| status.due_at = None)?;
         }
         Ok(())
@@ -447,6 +264,16 @@ impl Core {
         if let Some(action) = self.store.get(id)? {
             self.finish(now, action, Event::Expire, "its deadline was over before it ran to an end", None)?;
         }
+        Ok(())
+    }
+
+    /// Hands an action to a person, with the locks it has. Its claim, if any, is given up.
+    pub fn hold(&mut self, now: Timestamp, mut action: Action, reason: &str) -> Result<(), StoreError> {
+        let id = action.id;
+        tracing::warn!(action_id = id.0, attempt = action.status.attempt, reason, "action held");
+        end_attempt(&mut action.status, now, AttemptEnd::Interrupted, reason);
+        self.step(now, Input::Hold(id));
+        self.change(action, Event::Hold, |status| status.reason = excerpt(reason))?;
         Ok(())
     }
 
@@ -476,6 +303,15 @@ impl Core {
         if let Some(count) = self.by_state.get_mut(after as usize) {
             *count += 1;
         }
+    }
+
+    /// The action, if it is unfinished. Asks the disk only for those: a finished one may be out of reach while
+    /// sled is rebuilt.
+    pub fn unfinished(&self, id: ActionId) -> Result<Option<Action>, StoreError> {
+        if self.scheduler.queue_of(id).is_none() {
+            return Ok(None);
+        }
+        self.store.get(id)
     }
 
     /// Feeds the scheduler; its starts are taken up at the end of the turn.
@@ -511,32 +347,7 @@ impl Core {
             .collect();
         self.scheduler.set_limits(&concurrency, settings.running_max);
         self.settings = settings;
+        self.queues_changed = true;
         self.registry = registry;
-    }
-
-    pub fn queue_status(&self, at: QueueIndex) -> Option<QueueStatus> {
-        let name = self.queue_names.get(usize::from(at))?;
-        let settings = self.settings.queues.iter().find(|queue| queue.name == *name);
-        let (waiting, running, paused) = self.scheduler.queue_counts(at);
-        Some(QueueStatus {
-            name: name.clone(),
-            concurrency: settings.map_or(1, |queue| queue.concurrency),
-            paused,
-            waiting,
-            running: u64::from(running),
-            length_max: settings.map_or(0, |queue| queue.length_max),
-        })
-    }
-
-    fn show_status(&self) {
-        let queues = (0..).zip(&self.queue_names).filter_map(|(at, _)| self.queue_status(at)).collect();
-        *unpoison(self.shared.status.lock()) = EngineStatus {
-            incarnation: self.incarnation,
-            draining: self.scheduler.is_draining(),
-            by_state: self.by_state,
-            accepted: self.accepted,
-            recovered: self.recovered,
-            queues,
-        };
     }
 }

@@ -22,7 +22,11 @@ mod outcome;
 mod recovery;
 mod request;
 mod scheduler;
+mod start;
+mod status;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::HashMap;
@@ -32,13 +36,13 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, oneshot, watch};
 
-pub use self::core::{Start, Started, start};
 pub use self::recovery::Death;
 pub use self::request::{
     Accepted, Cause, Change, Command, CommandError, EngineStatus, Explanation, QueueStatus, Submission,
     SubmitError,
 };
 use self::request::{Request, Submitted};
+pub use self::start::{Begin, Start, Started, start};
 use crate::action::{Action, ActionId, Actor, Progress};
 use crate::handlers::registry::Registry;
 use crate::store::{Health, Reader, StoreError};

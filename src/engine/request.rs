@@ -70,7 +70,8 @@ pub enum SubmitError {
     Gone { id: ActionId },
     #[error("the daemon is stopping and takes no more actions")]
     Draining,
-    #[error("the memory table is full; try again")]
+    /// The memory table is full, or what is asked for cannot be read until sled is rebuilt.
+    #[error("the store is busy; try again in a while")]
     Busy,
     #[error("the disk is below its reserve; no new actions are taken")]
     DiskLow,

@@ -9,63 +9,15 @@
 //!
 //! The engine carries out each command and makes it durable before its effect. Called by `engine::core` only.
 
+mod messages;
+mod queries;
+
 use std::collections::{BTreeSet, HashMap};
 
+pub use self::messages::{Command, Input, QueueIndex, Ticket};
 use super::id_map::IdMap;
 use super::lock_table::LockTable;
 use crate::action::{ActionId, LockKey, State, Timestamp};
-
-/// Number of a queue, in the order of the configuration.
-pub type QueueIndex = u16;
-
-/// An unfinished action as the scheduler knows it.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    pub id: ActionId,
-    pub queue: QueueIndex,
-    pub priority: u8,
-    /// A number for the action type, for [`Scheduler::same_kind`].
-    pub kind: u16,
-    pub locks: Vec<LockKey>,
-    /// Any unfinished state. `Held`, `RetryWait` and the active ones hold their locks, unless `attempt` is 0.
-    pub state: State,
-    pub attempt: u32,
-    pub due_at: Option<Timestamp>,
-    pub deadline: Option<Timestamp>,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// An action was accepted, or found at a start.
-    Enter(Ticket),
-    /// It reached a final state.
-    Leave(ActionId),
-    /// Its attempt failed; it waits, with its locks, for another try.
-    RetryAt(ActionId, Timestamp),
-    /// It waits for a person, with the locks it has.
-    Hold(ActionId),
-    /// It may be claimed (again).
-    Queue(ActionId),
-    /// A person frees the locks of a held action.
-    Unlock(ActionId),
-    PauseQueue(QueueIndex, bool),
-    /// Nothing more is started.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
-
-/// What has to be done now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Claim it and run it; the scheduler counts it as running from now on.
-    Start(ActionId),
-    /// Its time has come: it is queued now.
-    Due(ActionId),
-    /// Its deadline was over while it waited; the answer is [`Input::Leave`].
-    Expire(ActionId),
-}
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -100,7 +52,7 @@ pub struct Scheduler {
     queues: Vec<Queue>,
     timers: BTreeSet<(Timestamp, ActionId)>,
     deadlines: BTreeSet<(Timestamp, ActionId)>,
-    deadline_of: HashMap<ActionId, Timestamp>,
+    deadline_of: IdMap<Timestamp>,
     running: u32,
     running_max: u32,
     draining: bool,
@@ -116,7 +68,7 @@ impl Scheduler {
             queues: Vec::new(),
             timers: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            deadline_of: HashMap::new(),
+            deadline_of: IdMap::new(),
             running: 0,
             running_max,
             draining: false,
@@ -153,6 +105,7 @@ impl Scheduler {
                     entry.due_at = due_at.0;
                     self.timers.insert((due_at, id));
                 }
+                self.watch_deadline(id);
             }
             Input::Hold(id) => self.hold(id),
             Input::Queue(id) => self.queue(id),
@@ -198,10 +151,12 @@ impl Scheduler {
             commands.push(Command::Due(id));
         }
         while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            // While it runs, its worker watches the deadline; held, a person does.
             self.deadlines.remove(&(at, id));
-            self.deadline_of.remove(&id);
             let state = self.entries.get(id).map(|entry| entry.state);
             if matches!(state, Some(State::Scheduled | State::Queued | State::RetryWait)) {
+                // At once, so that nothing can start it in the same round.
+                self.leave(id);
                 commands.push(Command::Expire(id));
             }
         }
@@ -211,9 +166,9 @@ impl Scheduler {
         let Ticket { id, queue, priority, kind, locks, state, attempt, due_at, deadline } = ticket;
         let (id, state) = (*id, *state);
         let waits_with_locks = matches!(state, State::Held | State::RetryWait) && *attempt > 0;
-        let holds_locks = waits_with_locks || state.is_active();
+        let mut holds_locks = waits_with_locks || state.is_active();
         let entry = Entry {
-            lock: locks.first().map(pack_lock),
+            lock: locks.first().copied().map(pack_lock),
             due_at: due_at.map_or(0, |at| at.0),
             queue: *queue,
             kind: *kind,
@@ -239,7 +194,7 @@ impl Scheduler {
             }
         }
         if holds_locks {
-            self.take_locks(id);
+            holds_locks = self.retake_locks(id);
         }
         match state {
             State::Scheduled | State::RetryWait => {
@@ -271,7 +226,7 @@ impl Scheduler {
             }
         }
         self.more_locks.remove(&id);
-        if let Some(deadline) = self.deadline_of.remove(&id) {
+        if let Some(deadline) = self.deadline_of.remove(id) {
             self.deadlines.remove(&(deadline, id));
         }
     }
@@ -289,7 +244,15 @@ impl Scheduler {
     fn queue(&mut self, id: ActionId) {
         self.step_out(id);
         self.set_state(id, State::Queued);
+        self.watch_deadline(id);
         self.line_up(id);
+    }
+
+    /// The deadline counts while it waits, also if it passed while it ran or was held.
+    fn watch_deadline(&mut self, id: ActionId) {
+        if let Some(deadline) = self.deadline_of.get(id) {
+            self.deadlines.insert((*deadline, id));
+        }
     }
 
     /// Takes the action out of the timers and the ready set, wherever it is.
@@ -347,6 +310,23 @@ impl Scheduler {
         }
     }
 
+    /// Gives an action that was found at a start the locks it had. Says whether it has them now.
+    ///
+    /// That a person freed a held action's locks is not written anywhere; whoever got one since proves it.
+    fn retake_locks(&mut self, id: ActionId) -> bool {
+        let keys = self.locks_of(id);
+        let rivals: Vec<ActionId> = keys.iter().filter_map(|key| self.locks.holder(*key)).collect();
+        let state_of = |id| self.entries.get(id).map(|entry: &Entry| entry.state);
+        if state_of(id) == Some(State::Held) && !rivals.is_empty() {
+            return false;
+        }
+        for rival in rivals {
+            self.release_locks(rival);
+        }
+        self.take_locks(id);
+        true
+    }
+
     fn release_locks(&mut self, id: ActionId) {
         for key in self.locks_of(id) {
             if let Some(first) = self.locks.leave(key, id) {
@@ -386,66 +366,6 @@ impl Scheduler {
     }
 }
 
-/// Questions, answered without changing anything.
-impl Scheduler {
-    /// Number of unfinished actions.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.draining
-    }
-
-    pub fn running(&self) -> u32 {
-        self.running
-    }
-
-    pub fn running_max(&self) -> u32 {
-        self.running_max
-    }
-
-    /// (waiting, running, paused) of a queue.
-    pub fn queue_counts(&self, queue: QueueIndex) -> (u64, u32, bool) {
-        self.queues.get(usize::from(queue)).map_or((0, 0, false), |q| (q.waiting, q.running, q.paused))
-    }
-
-    /// Whether the queue has as many running as it may.
-    pub fn queue_is_full(&self, queue: QueueIndex) -> bool {
-        self.queues.get(usize::from(queue)).is_some_and(|queue| queue.running >= queue.concurrency)
-    }
-
-    /// Everyone that holds, waits for or will wait for one of `locks`: the holder first.
-    pub fn standing(&self, locks: &[LockKey]) -> Vec<ActionId> {
-        let mut ids: Vec<ActionId> = locks.iter().flat_map(|key| self.locks.standing(*key)).collect();
-        let mut seen = std::collections::HashSet::new();
-        ids.retain(|id| seen.insert(*id));
-        ids
-    }
-
-    /// Whether the action is of that type, and its state.
-    pub fn same_kind(&self, id: ActionId, kind: u16) -> Option<State> {
-        self.entries.get(id).filter(|entry| entry.kind == kind).map(|entry| entry.state)
-    }
-
-    /// The action that `id` waits behind on one of its locks.
-    pub fn behind(&self, id: ActionId) -> Option<ActionId> {
-        let entry = self.entries.get(id)?;
-        if entry.holds_locks {
-            return None;
-        }
-        self.locks_of(id).into_iter().find_map(|key| self.locks.in_the_way(key, id))
-    }
-
-    /// How many actions of its queue are served before a ready one, counted up to `most`.
-    pub fn ahead_in_queue(&self, id: ActionId, most: usize) -> Option<usize> {
-        let entry = self.entries.get(id)?;
-        let place = pack(entry.priority, id);
-        let queue = self.queues.get(usize::from(entry.queue))?;
-        queue.ready.contains(&place).then(|| queue.ready.range(..place).take(most).count())
-    }
-}
-
 fn occupies_slot(state: State) -> bool {
     matches!(state, State::Running | State::Cancelling)
 }
@@ -460,7 +380,7 @@ fn unpack(packed: u64) -> ActionId {
 }
 
 /// Key 0 shares its lock with key 1: two resources may then wait for each other, which harms nobody.
-fn pack_lock(key: &LockKey) -> LockKeyPacked {
+fn pack_lock(key: LockKey) -> LockKeyPacked {
     LockKeyPacked::new(key.0).unwrap_or(LockKeyPacked::MIN)
 }
 

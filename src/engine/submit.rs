@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, kind_number, ticket};
+use super::core::Core;
 use super::request::{Accepted, Change, Submission, SubmitError, Submitted};
 use super::scheduler::Input;
+use super::start::{kind_number, ticket};
 use crate::action::{Action, ActionId, Body, Event, LockKey, OnConflict, State, Status, Timestamp};
 use crate::store::{Pressure, StoreError};
 
@@ -47,13 +48,20 @@ impl Core {
             return Ok(Err(SubmitError::Draining));
         }
         if let Some(key) = &submission.idempotency_key
-            && let Some(used) = self.store.key_use(submission.actor.uid, key)?
+            && let Some(used) = match self.store.key_use(submission.actor.uid, key) {
+                Err(StoreError::Rebuilding) => return Ok(Err(SubmitError::Busy)),
+                used => used?,
+            }
         {
             let id = used.id;
             if used.digest != submission.digest {
                 return Ok(Err(SubmitError::KeyReused { id }));
             }
-            let first = self.store.get(id)?;
+            let first = match self.store.get(id) {
+                // It is finished, and can be read again in a while.
+                Err(StoreError::Rebuilding) => return Ok(Err(SubmitError::Busy)),
+                first => first?,
+            };
             return Ok(first
                 .map(|action| Accepted::Repeated(Arc::new(action)))
                 .ok_or(SubmitError::Gone { id }));
@@ -141,21 +149,18 @@ impl Core {
     }
 
     fn accept(&mut self, now: Timestamp, body: Body) -> Result<Result<Accepted, SubmitError>, StoreError> {
-        let kind = kind_number(&mut self.kinds, &body.action);
+        let kind = kind_number(&body.action);
+        // Without locks (a shared type) nobody stands in the way: every choice is then like `queue`.
         match body.on_conflict {
             OnConflict::Queue | OnConflict::Parallel => {}
             OnConflict::Reject => {
-                if let Some(id) = self.scheduler.standing(&body.locks).first() {
-                    return Ok(Err(SubmitError::Conflict { id: *id }));
+                if let Some(id) = self.scheduler.first_standing(&body.locks) {
+                    return Ok(Err(SubmitError::Conflict { id }));
                 }
             }
             OnConflict::Join => {
-                let standing = self.scheduler.standing(&body.locks);
-                let other = standing.into_iter().find(|id| self.scheduler.same_kind(*id, kind).is_some());
-                if let Some(other) = other
-                    && let Some(action) = self.store.get(other)?
-                {
-                    return Ok(Ok(Accepted::Joined(Arc::new(action))));
+                if let Some(other) = self.joinable(&body, kind)? {
+                    return Ok(Ok(Accepted::Joined(Arc::new(other))));
                 }
             }
             OnConflict::ReplaceQueued => self.supersede(now, &body, kind)?,
@@ -177,12 +182,27 @@ impl Core {
         Ok(Ok(Accepted::New(Arc::new(action))))
     }
 
+    /// The first action of the same type on the same resource whose end is also an answer to this one.
+    fn joinable(&self, body: &Body, kind: u16) -> Result<Option<Action>, StoreError> {
+        for id in self.scheduler.standing(&body.locks) {
+            if self.scheduler.same_kind(id, kind).is_some()
+                && let Some(other) = self.store.get(id)?
+                && other.body.action == body.action
+                && other.status.state != State::Cancelling
+            {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
     /// Ends those of the same type that wait for the same resource and have never begun.
     fn supersede(&mut self, now: Timestamp, body: &Body, kind: u16) -> Result<(), StoreError> {
         for id in self.scheduler.standing(&body.locks) {
             let waits = matches!(self.scheduler.same_kind(id, kind), Some(State::Scheduled | State::Queued));
             if waits
                 && let Some(action) = self.store.get(id)?
+                && action.body.action == body.action
                 && action.status.attempt == 0
             {
                 self.finish(now, action, Event::Supersede, "a later submission took its place", None)?;

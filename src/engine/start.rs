@@ -1,0 +1,244 @@
+//! Begins the engine: opens the store, takes up every unfinished action, then lets the thread go.
+//!
+//! In two steps, because programs left over by an earlier run must be ended in between, and that needs the
+//! store's id: [`start`] opens, [`Begin::run`] decides about interrupted attempts and starts to claim.
+//! Called by the daemon.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::core::Core;
+use super::request::{EngineStatus, Request};
+use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
+use super::{Engine, Settings, Shared, recovery, unpoison};
+use crate::action::{Action, ActionId, Program, Timestamp};
+use crate::handlers::registry::Registry;
+use crate::runner::logs::Logs;
+use crate::store::{self, Loader, Store, StoreError};
+
+const CHANGES_KEPT: usize = 4_096;
+
+/// Everything the engine needs to begin.
+pub struct Start {
+    pub store: store::Options,
+    pub settings: Settings,
+    pub registry: Arc<Registry>,
+    pub logs: Logs,
+    pub runtime: Handle,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+    /// The uid the daemon runs as; it may do everything, like root.
+    pub own_uid: u32,
+    /// The attempt that took the daemon down last time, if one did.
+    pub death: Option<recovery::Death>,
+}
+
+/// An engine whose store is open and whose recovery is decided, but which starts nothing yet.
+pub struct Started {
+    pub engine: Engine,
+    pub store_id: String,
+    pub incarnation: u64,
+    pub unfinished: usize,
+    /// Programs of interrupted attempts, as their claims name them: to be ended before [`Begin::run`].
+    pub programs: Vec<(ActionId, Program)>,
+    pub begin: Begin,
+}
+
+/// Lets the engine go. Separate from opening, because programs left over by an earlier run must be ended
+/// first, and that needs the store's id.
+pub struct Begin {
+    core: Core,
+    inbox: Receiver<Request>,
+    interrupted: Vec<ActionId>,
+    death: Option<recovery::Death>,
+}
+
+/// Opens the store and takes up every unfinished action.
+///
+/// # Errors
+///
+/// Whatever the store says; nothing was started then.
+pub fn start(start: Start) -> Result<Started, StoreError> {
+    let Start { store, settings, registry, logs, runtime, clock, own_uid, death } = start;
+    let mut found = Found::new(&settings);
+    let opened = Store::open(&store, clock(), &mut found)?;
+    let (inbox, requests) = channel();
+    let (changes, _) = broadcast::channel(CHANGES_KEPT);
+    let shared = Arc::new(Shared {
+        status: Mutex::new(EngineStatus::default()),
+        progress: Mutex::default(),
+        waiters: Mutex::default(),
+        changes,
+        draining: watch::channel(false).0,
+    });
+    for name in &opened.paused_queues {
+        // Also one that is not configured now: it is still paused when the configuration has it again.
+        let at = found.queue(name);
+        found.scheduler.step(clock(), Input::PauseQueue(at, true), &mut Vec::new());
+    }
+    let Found { scheduler, queue_names, by_state, interrupted, programs, .. } = found;
+    let unfinished = scheduler.len();
+    let engine = Engine { inbox: inbox.clone(), reader: opened.reader, shared: Arc::clone(&shared) };
+    let core = Core {
+        store: opened.store,
+        scheduler,
+        registry,
+        settings,
+        queue_names,
+        next_id: opened.next_id,
+        store_id: opened.store_id.clone(),
+        incarnation: opened.incarnation,
+        boot_id: opened.boot_id,
+        clock,
+        own_uid,
+        live: HashMap::new(),
+        after: Vec::new(),
+        by_state,
+        accepted: 0,
+        recovered: interrupted.len() as u64,
+        parked: VecDeque::new(),
+        drained: Vec::new(),
+        shared,
+        inbox,
+        runtime,
+        logs,
+        last_housekeeping: Instant::now(),
+        more_to_expire: false,
+        queues_changed: true,
+    };
+    Ok(Started {
+        engine,
+        store_id: opened.store_id,
+        programs,
+        incarnation: opened.incarnation,
+        unfinished,
+        begin: Begin { core, inbox: requests, interrupted, death },
+    })
+}
+
+impl Begin {
+    /// Decides about each interrupted attempt, makes that durable, and lets the engine's thread run.
+    ///
+    /// `survivors` are attempts of which something is still alive. The receiver gets the store's error if the
+    /// thread ends by one.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store says.
+    pub fn run(
+        self,
+        survivors: &HashMap<ActionId, String>,
+    ) -> Result<(JoinHandle<()>, oneshot::Receiver<StoreError>), StoreError> {
+        let Self { mut core, inbox, interrupted, death } = self;
+        core.recover(&interrupted, survivors, death)?;
+        core.commit_and_carry_out()?;
+        let (failed, fatal) = oneshot::channel();
+        let shared = Arc::clone(&core.shared);
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+            // A panic here is a mistake of ours: like a failed store, it ends the daemon, which recovers from
+            // disk.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.run(&inbox)));
+            let ended = ended.unwrap_or(Err(StoreError::Poisoned));
+            // Nothing ends any more: whoever waits for an action is let go.
+            unpoison(shared.waiters.lock()).clear();
+            if let Err(error) = ended {
+                let _ = failed.send(error);
+            }
+        });
+        Ok((thread.map_err(StoreError::thread)?, fatal))
+    }
+}
+
+/// What a start finds, as the scheduler will know it.
+struct Found {
+    settings: Settings,
+    scheduler: Scheduler,
+    queue_names: Vec<String>,
+    by_state: [u64; 14],
+    interrupted: Vec<ActionId>,
+    programs: Vec<(ActionId, Program)>,
+}
+
+impl Found {
+    fn new(settings: &Settings) -> Self {
+        let concurrency: Vec<u32> = settings.queues.iter().map(|queue| queue.concurrency).collect();
+        Self {
+            settings: settings.clone(),
+            scheduler: Scheduler::new(&concurrency, settings.running_max),
+            queue_names: settings.queues.iter().map(|queue| queue.name.clone()).collect(),
+            by_state: [0; 14],
+            interrupted: Vec::new(),
+            programs: Vec::new(),
+        }
+    }
+
+    /// The number of a queue. One that the configuration no longer has runs its actions one at a time.
+    fn queue(&mut self, name: &str) -> QueueIndex {
+        let known = self.queue_names.len();
+        let at = queue_index(&mut self.queue_names, name);
+        if self.queue_names.len() > known {
+            let mut concurrency: Vec<u32> = self.settings.queues.iter().map(|q| q.concurrency).collect();
+            concurrency.resize(self.queue_names.len(), 1);
+            self.scheduler.set_limits(&concurrency, self.settings.running_max);
+        }
+        at
+    }
+}
+
+impl Loader for Found {
+    fn begin(&mut self) {
+        *self = Self::new(&self.settings.clone());
+    }
+
+    fn load(&mut self, action: &Action) {
+        let queue = self.queue(&action.body.queue);
+        let kind = kind_number(&action.body.action);
+        let ticket = ticket(action, queue, kind);
+        self.scheduler.step(Timestamp::default(), Input::Enter(ticket), &mut Vec::new());
+        if let Some(count) = self.by_state.get_mut(action.status.state as usize) {
+            *count += 1;
+        }
+        if action.status.state.is_active() {
+            self.interrupted.push(action.id);
+            let program = action.status.claim.as_ref().and_then(|claim| claim.program);
+            self.programs.extend(program.map(|program| (action.id, program)));
+        }
+    }
+}
+
+pub(super) fn queue_index(names: &mut Vec<String>, name: &str) -> QueueIndex {
+    let at = names.iter().position(|known| known == name).unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    });
+    QueueIndex::try_from(at).unwrap_or(QueueIndex::MAX)
+}
+
+/// A number that tells most action types apart. Two may share one: whoever finds them equal compares the
+/// names.
+pub(super) fn kind_number(action: &str) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    action.hash(&mut hasher);
+    u16::try_from(hasher.finish() & u64::from(u16::MAX)).unwrap_or(0)
+}
+
+pub(super) fn ticket(action: &Action, queue: QueueIndex, kind: u16) -> Ticket {
+    Ticket {
+        id: action.id,
+        queue,
+        priority: action.body.priority,
+        kind,
+        locks: action.body.locks.clone(),
+        state: action.status.state,
+        attempt: action.status.attempt,
+        due_at: action.status.due_at,
+        deadline: action.body.deadline,
+    }
+}
