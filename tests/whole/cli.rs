@@ -8,8 +8,17 @@ use crate::common::daemon::{ACTIOND, cli, code};
 use crate::common::home::{NOOP, exec};
 use crate::common::{Daemon, Home, state};
 
-const BASE: [&str; 9] =
-    ["submit", "--user", "john@example.com", "--resource-type", "Stack", "--resource-id", "1", "--started-via", "cli"];
+const BASE: [&str; 9] = [
+    "submit",
+    "--user",
+    "john@example.com",
+    "--resource-type",
+    "Stack",
+    "--resource-id",
+    "1",
+    "--started-via",
+    "cli",
+];
 
 fn submit<'a>(words: &[&'a str]) -> Vec<&'a str> {
     [&BASE[..], words].concat()
@@ -91,7 +100,8 @@ fn check_config_reports_every_problem_and_exits_seventy_eight() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config/actiond.toml");
     assert_eq!(exit(&check(std::path::Path::new(shipped))), 0);
     let bad = home.path("bad.toml");
-    std::fs::write(&bad, "[store]\ndirr = \"/x\"\n[[handler]]\naction = \"deploy\"\nuse = \"magic\"\n").unwrap();
+    std::fs::write(&bad, "[store]\ndirr = \"/x\"\n[[handler]]\naction = \"deploy\"\nuse = \"magic\"\n")
+        .unwrap();
     let output = check(&bad);
     assert_eq!(exit(&output), 78);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -104,7 +114,8 @@ fn check_config_reports_every_problem_and_exits_seventy_eight() {
 fn json_is_the_only_thing_on_stdout() {
     let home = home();
     let daemon = Daemon::start(&home);
-    let output = daemon.cli(&submit(&["--action", "restart", "--metadata", "{\"a\": 1}", "--wait", "--json"]));
+    let output =
+        daemon.cli(&submit(&["--action", "restart", "--metadata", "{\"a\": 1}", "--wait", "--json"]));
     let action = stdout(&output);
     assert_eq!((state(&action), &action["metadata"]["a"]), ("succeeded", &Value::from(1)));
     assert_eq!(stdout(&daemon.cli(&["show", "1", "--json"]))["id"], 1);
@@ -169,7 +180,8 @@ fn demo_kills_its_daemon_and_ends_well() {
         .stdin(std::process::Stdio::null())
         .output()
         .expect("the demo");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let told =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(exit(&output), 0, "{told}");
     for word in ["SIGKILL", "succeeded", "failed", "127.0.0.1:"] {
         assert!(told.contains(word), "the demo shows {word}: {told}");

@@ -28,7 +28,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn submit_many(home: &Home, count: u64) {
     let padding = "p".repeat(600);
     let lines: Vec<String> = (0..count)
-        .map(|number| with(spec("restart", number), "metadata", serde_json::json!({"padding": padding})).to_string())
+        .map(|number| {
+            with(spec("restart", number), "metadata", serde_json::json!({"padding": padding})).to_string()
+        })
         .collect();
     let mut answered = 0;
     stream(home, &lines, |answer| {
@@ -48,7 +50,9 @@ fn filled(home: &Home, clean: bool) -> Vec<Value> {
     }
     daemon.pause_queue("default", true);
     submit_many(home, 500);
-    until("a checkpoint", || (daemon.get("/v1/status")["store"]["checkpoints"].as_u64() > Some(0)).then_some(()));
+    until("a checkpoint", || {
+        (daemon.get("/v1/status")["store"]["checkpoints"].as_u64() > Some(0)).then_some(())
+    });
     let all = daemon.all_actions();
     assert_eq!(all.len(), 2_500);
     if clean {
@@ -150,7 +154,8 @@ fn flipped_bit_in_the_middle_of_the_journal_stops_the_start_and_names_place_and_
     let mut byte = [0];
     opened.read_exact_at(&mut byte, at as u64).unwrap();
     opened.write_all_at(&[byte[0] ^ 0x10], at as u64).unwrap();
-    let before: Vec<(PathBuf, Vec<u8>)> = files(&journal).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+    let before: Vec<(PathBuf, Vec<u8>)> =
+        files(&journal).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
 
     let said = home.log().len();
     let status = Daemon::start_as(&home, &Start::default()).err().expect("a start on a damaged journal");
@@ -163,7 +168,8 @@ fn flipped_bit_in_the_middle_of_the_journal_stops_the_start_and_names_place_and_
         .any(|number| number > 0 && number <= at && at - number < 65_536);
     assert!(offset, "names the offset of the group that holds byte {at}: {log}");
     assert!(log.contains("next"), "names the next step: {log}");
-    let after: Vec<(PathBuf, Vec<u8>)> = files(&journal).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+    let after: Vec<(PathBuf, Vec<u8>)> =
+        files(&journal).into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
     assert!(before == after, "a refused start changes nothing");
 
     opened.write_all_at(&byte, at as u64).unwrap();

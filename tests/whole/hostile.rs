@@ -49,16 +49,31 @@ fn bad_submissions() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("an array", b"[1]".to_vec(), 400, "invalid-action"),
         ("null", b"null".to_vec(), 400, "invalid-action"),
         ("invalid UTF-8", invalid_utf8, 400, "invalid-json"),
-        ("JSON of 10 MB", with_text("metadata", &format!("{{\"a\":\"{}\"}}", "x".repeat(10_000_000))), 413, "body-too-large"),
+        (
+            "JSON of 10 MB",
+            with_text("metadata", &format!("{{\"a\":\"{}\"}}", "x".repeat(10_000_000))),
+            413,
+            "body-too-large",
+        ),
         ("10,000 levels of nesting", with_text("metadata", &nested(10_000)), 400, "metadata-too-deep"),
-        ("10,000 levels of arrays", with_text("metadata", &format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000))), 400, "metadata-too-deep"),
+        (
+            "10,000 levels of arrays",
+            with_text("metadata", &format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000))),
+            400,
+            "metadata-too-deep",
+        ),
         ("a number for action", with_text("action", "7"), 400, "invalid-action"),
         ("a missing field", without("user"), 400, "invalid-action"),
         ("a missing resource", without("resource_id"), 400, "invalid-action"),
         ("an unknown field", with_text("colour", "1"), 400, "invalid-action"),
         ("an own id", with_text("id", "5"), 400, "invalid-action"),
         ("a field twice", with_text("user", "\"a@b.c\",\"user\":\"d@e.f\""), 400, "invalid-action"),
-        ("a huge resource id", with_text("resource_id", "123456789012345678901234567890"), 400, "invalid-action"),
+        (
+            "a huge resource id",
+            with_text("resource_id", "123456789012345678901234567890"),
+            400,
+            "invalid-action",
+        ),
         ("a resource id above 2^53", with_text("resource_id", "9007199254740993"), 400, "invalid-action"),
         ("a negative resource id", with_text("resource_id", "-1"), 400, "invalid-action"),
         ("a fractional resource id", with_text("resource_id", "1.5"), 400, "invalid-action"),
@@ -66,9 +81,19 @@ fn bad_submissions() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("control characters", with_text("user", "\"a\\u001b[31m@example.com\""), 400, "invalid-action"),
         ("a raw control character", with_text("user", "\"a\u{1}b\""), 400, "invalid-json"),
         ("an empty action", with_text("action", "\"\""), 400, "invalid-action"),
-        ("an endless name", with_text("resource_type", &format!("\"{}\"", "x".repeat(100_000))), 400, "invalid-action"),
+        (
+            "an endless name",
+            with_text("resource_type", &format!("\"{}\"", "x".repeat(100_000))),
+            400,
+            "invalid-action",
+        ),
         ("metadata that is no object", with_text("metadata", "[1]"), 400, "invalid-action"),
-        ("large metadata", with_text("metadata", &format!("{{\"a\":\"{}\"}}", "x".repeat(500_000))), 413, "metadata-too-large"),
+        (
+            "large metadata",
+            with_text("metadata", &format!("{{\"a\":\"{}\"}}", "x".repeat(500_000))),
+            413,
+            "metadata-too-large",
+        ),
         ("priority 10", with_text("priority", "10"), 400, "invalid-action"),
         ("a time that is none", with_text("run_at", "\"tomorrow\""), 400, "invalid-action"),
         ("a duration that is none", with_text("timeout", "\"soon\""), 400, "invalid-action"),
@@ -104,7 +129,10 @@ fn every_bad_submission_gets_its_problem_and_stores_nothing() {
         match answer(Connection::unix(&home.socket()), &bytes) {
             Ok(answer) if answer.status == status => {
                 let problem = answer.json();
-                if answer.problem() != word || problem["status"] != status || problem["detail"].as_str().is_none() {
+                if answer.problem() != word
+                    || problem["status"] != status
+                    || problem["detail"].as_str().is_none()
+                {
                     let _ = writeln!(wrong, "{what}: expected {word}, got {problem}");
                 }
                 assert!(
@@ -247,16 +275,20 @@ fn two_thousand_idle_connections_leave_room_for_work() {
     }
     assert!(idle.len() >= 1_000, "{} connections", idle.len());
     let spec = good().to_string();
-    let answer = first.ask("POST", "/v1/actions", Some(spec.as_bytes())).expect("an answer on the open connection");
+    let answer =
+        first.ask("POST", "/v1/actions", Some(spec.as_bytes())).expect("an answer on the open connection");
     assert_eq!(answer.status, 202);
     assert_eq!(daemon_livez(&daemon), 200, "the other door is open");
     // A new connection works at once, or is told why not.
-    if let Ok(answer) = Connection::unix(&home.socket()).and_then(|mut door| door.ask("GET", "/v1/status", None)) {
+    if let Ok(answer) =
+        Connection::unix(&home.socket()).and_then(|mut door| door.ask("GET", "/v1/status", None))
+    {
         assert!([200, 503].contains(&answer.status), "{answer:?}");
     }
     drop(idle);
     until("the connections' end", || {
-        let answer = Connection::unix(&home.socket()).and_then(|mut door| door.ask("GET", "/v1/status", None));
+        let answer =
+            Connection::unix(&home.socket()).and_then(|mut door| door.ask("GET", "/v1/status", None));
         answer.ok().filter(|answer| answer.status == 200)
     });
     daemon.assert_healthy(&good(), "2,000 idle connections");
@@ -270,7 +302,9 @@ fn daemon_livez(daemon: &Daemon<'_>) -> u16 {
         port.parse::<u16>().ok().filter(|port| *port > 0)
     });
     let address = format!("127.0.0.1:{}", address.expect("the status address in the log"));
-    Connection::tcp(&address).and_then(|mut door| door.ask("GET", "/livez", None)).map_or(0, |answer| answer.status)
+    Connection::tcp(&address)
+        .and_then(|mut door| door.ask("GET", "/livez", None))
+        .map_or(0, |answer| answer.status)
 }
 
 #[test]

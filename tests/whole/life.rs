@@ -22,7 +22,8 @@ fn pid_of(line: &str) -> u32 {
 #[test]
 fn exit_seventy_five_is_tried_again_and_anything_else_is_not() {
     let retry = "retry = { attempts = 3, backoff = \"10ms\", backoff_max = \"50ms\" }";
-    for (exit, end, tries) in [("exit 75", "failed", 3), ("exit 3", "failed", 1), ("exit 0", "succeeded", 1)] {
+    for (exit, end, tries) in [("exit 75", "failed", 3), ("exit 3", "failed", 1), ("exit 0", "succeeded", 1)]
+    {
         let home = home_of(exit, retry);
         let daemon = Daemon::start(&home);
         let id = daemon.accepted(&spec("deploy", 1));

@@ -57,7 +57,9 @@ fn two_actions_on_one_resource_never_overlap_whatever_is_killed() {
     let home = home.configure(SMALL_STORE, &format!("{queue}{handler}"));
     let mut random = fastrand::Rng::with_seed(7);
     let lines: Vec<String> = (0..10_000)
-        .map(|number| with(spec("restart", random.u64(1..=100)), "idempotency_key", format!("n{number}")).to_string())
+        .map(|number| {
+            with(spec("restart", random.u64(1..=100)), "idempotency_key", format!("n{number}")).to_string()
+        })
         .collect();
     let run = run_with_kills(&home, &lines, 20, 11);
 
@@ -81,14 +83,18 @@ fn two_actions_on_one_resource_never_overlap_whatever_is_killed() {
             .filter(|action| action["resource_id"] == resource)
             .map(|action| action["id"].as_u64().expect("an id"))
             .collect();
-        assert_eq!(order, accepted, "resource {resource}: begun in order of acceptance, each before the next");
+        assert_eq!(
+            order, accepted,
+            "resource {resource}: begun in order of acceptance, each before the next"
+        );
     }
 }
 
 #[test]
 fn witness_of_overlap_sees_two_at_once() {
     let home = Home::new();
-    let witness = home.script("witness", &format!("{WITNESS}echo > \"$HOME_DIR/here.$ACTIOND_ID\"\nread -r forever\n"));
+    let witness =
+        home.script("witness", &format!("{WITNESS}echo > \"$HOME_DIR/here.$ACTIOND_ID\"\nread -r forever\n"));
     let start = |id: &str| {
         let mut child = Command::new(&witness)
             .env("ACTIOND_ID", id)
@@ -97,7 +103,8 @@ fn witness_of_overlap_sees_two_at_once() {
             .spawn()
             .expect("a witness");
         let action = json!({"id": 1, "resource_id": 5, "user": "x"}).to_string() + "\n";
-        std::io::Write::write_all(child.stdin.as_mut().expect("stdin"), action.as_bytes()).expect("its action");
+        std::io::Write::write_all(child.stdin.as_mut().expect("stdin"), action.as_bytes())
+            .expect("its action");
         until("the witness", || home.path(&format!("here.{id}")).exists().then_some(()));
         child
     };
@@ -106,7 +113,11 @@ fn witness_of_overlap_sees_two_at_once() {
     assert_eq!(home.lines("violations").len(), 1);
     first.kill().expect("killed");
     let mut third = start("3");
-    assert_eq!(home.lines("violations").len(), 2, "a killed one, be it a zombie, does not overlap; the second does");
+    assert_eq!(
+        home.lines("violations").len(),
+        2,
+        "a killed one, be it a zombie, does not overlap; the second does"
+    );
     for child in [&mut first, &mut second, &mut third] {
         let _ = child.kill();
         let _ = child.wait();

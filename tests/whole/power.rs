@@ -20,7 +20,8 @@ use crate::common::sender::stream;
 use crate::common::{Connection, Daemon, Home, demand_root, is_final, spec, state, until, with};
 
 fn run(program: &str, words: &[&str]) {
-    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output =
+        Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -159,12 +160,17 @@ fn submit_stream(home: &Home, told: &Mutex<Told>, random: &mut fastrand::Rng) {
 
 /// Everything told is still true: each action is there, with its body, at least as far as it was seen.
 fn verify(daemon: &Daemon<'_>, told: &mut Told, cut: usize) {
-    let all: BTreeMap<u64, Value> =
-        daemon.all_actions().into_iter().map(|action| (action["id"].as_u64().expect("an id"), action)).collect();
+    let all: BTreeMap<u64, Value> = daemon
+        .all_actions()
+        .into_iter()
+        .map(|action| (action["id"].as_u64().expect("an id"), action))
+        .collect();
     for (id, before) in &mut told.actions {
         let now = all.get(id).unwrap_or_else(|| panic!("cut {cut}: acknowledged action {id} is lost"));
         assert!(version(now) >= version(before), "cut {cut}: action {id} went back: {before} is now {now}");
-        for name in ["user", "resource_type", "action", "resource_id", "metadata", "started_at", "idempotency_key"] {
+        for name in
+            ["user", "resource_type", "action", "resource_id", "metadata", "started_at", "idempotency_key"]
+        {
             assert_eq!(now[name], before[name], "cut {cut}: {name} of action {id}");
         }
         if is_final(before) {
@@ -182,7 +188,8 @@ fn cut_power(cuts: usize, seed: u64) {
     let place = Home::new();
     let disk = Disk::new(&place);
     let home = Home::with_store(disk.mount.join("store"));
-    let program = home.script("program", "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"");
+    let program = home
+        .script("program", "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"");
     let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
     let home = home.configure(&format!("{SMALL_STORE}disk_reserve_bytes = 1048576\n"), &tables);
     let mut random = fastrand::Rng::with_seed(seed);
@@ -214,7 +221,9 @@ fn cut_power(cuts: usize, seed: u64) {
         });
         assert!(disk.restore(), "cut {cut} lost nothing that was not synced: it was no power cut");
         let daemon = Daemon::start(&home);
-        until("what a rebuild may hide", || daemon.get("/v1/status")["store"]["rebuilding"].is_null().then_some(()));
+        until("what a rebuild may hide", || {
+            daemon.get("/v1/status")["store"]["rebuilding"].is_null().then_some(())
+        });
         verify(&daemon, &mut told.lock().expect("told"), cut);
         daemon.kill9();
     }
@@ -257,7 +266,10 @@ fn daemon_whose_disk_fails_exits_with_the_code_of_the_store() {
     daemon.finished(id);
     disk.cut();
     let answer = daemon.connect().ask("POST", "/v1/actions", Some(spec("restart", 2).to_string().as_bytes()));
-    assert!(answer.as_ref().map_or(true, |answer| answer.status >= 500), "acknowledged on a dead disk: {answer:?}");
+    assert!(
+        answer.as_ref().map_or(true, |answer| answer.status >= 500),
+        "acknowledged on a dead disk: {answer:?}"
+    );
     assert_eq!(crate::common::daemon::code(daemon.ended()), 74);
     assert!(disk.restore());
     let daemon = Daemon::start(&home);

@@ -34,7 +34,15 @@ fn journal_is_synced_before_the_answer_is_written() {
     let trace = home.path("trace");
     let trace_name = trace.to_str().unwrap().to_owned();
     let wrapper = [
-        "strace", "-D", "-f", "-y", "-s", "400", "-o", &trace_name, "-e",
+        "strace",
+        "-D",
+        "-f",
+        "-y",
+        "-s",
+        "400",
+        "-o",
+        &trace_name,
+        "-e",
         "trace=fdatasync,fsync,sync_file_range,read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,pwritev",
     ];
     let start = Start { wrapper: &wrapper, ..Start::default() };
@@ -43,24 +51,30 @@ fn journal_is_synced_before_the_answer_is_written() {
     });
     daemon.pause_queue("default", true);
     for number in 0..5 {
-        let id = daemon.accepted(&with(spec("restart", number), "user", format!("witness-{number}@example.com")));
+        let id =
+            daemon.accepted(&with(spec("restart", number), "user", format!("witness-{number}@example.com")));
         daemon.action(id);
     }
     let pid = daemon.pid();
     daemon.stop();
     let text = until("the end of the trace", || {
         let text = fs::read_to_string(&trace).unwrap_or_default();
-        text.lines().any(|line| line.starts_with(&pid.to_string()) && line.contains("+++ exited")).then_some(text)
+        text.lines()
+            .any(|line| line.starts_with(&pid.to_string()) && line.contains("+++ exited"))
+            .then_some(text)
     });
     let calls = calls(&text);
     for number in 0..5 {
         let name = format!("witness-{number}@example.com");
         let place = |from: usize, what: &str, matches: &dyn Fn(bool, &str) -> bool| {
-            from + calls[from..].iter().position(|(ended, call)| matches(*ended, call)).unwrap_or_else(|| {
-                panic!("no {what} in the trace after call {from}:\n{text}")
-            })
+            from + calls[from..]
+                .iter()
+                .position(|(ended, call)| matches(*ended, call))
+                .unwrap_or_else(|| panic!("no {what} in the trace after call {from}:\n{text}"))
         };
-        let is_read = |call: &str| ["read", "recvfrom", "recvmsg"].iter().any(|word| call.starts_with(&format!("{word}(")));
+        let is_read = |call: &str| {
+            ["read", "recvfrom", "recvmsg"].iter().any(|word| call.starts_with(&format!("{word}(")))
+        };
         let is_answer = |call: &str| call.contains("HTTP/1.1 202");
         let asked = place(0, "request", &|ended, call| ended && is_read(call) && call.contains(&name));
         let answered = place(asked, "answer", &|ended, call| !ended && is_answer(call) && !is_read(call));

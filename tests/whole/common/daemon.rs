@@ -205,7 +205,10 @@ impl<'a> Daemon<'a> {
     pub fn unfinished(&self) -> u64 {
         let status = self.get("/v1/status");
         let queues = status["queues"].as_array().expect("queues");
-        queues.iter().map(|queue| queue["waiting"].as_u64().unwrap() + queue["running"].as_u64().unwrap()).sum()
+        queues
+            .iter()
+            .map(|queue| queue["waiting"].as_u64().unwrap() + queue["running"].as_u64().unwrap())
+            .sum()
     }
 
     /// Every action there is, oldest first.

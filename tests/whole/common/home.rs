@@ -55,11 +55,8 @@ impl Home {
 
     /// Writes the configuration: `store` are further keys of `[store]`, `rest` whole tables.
     pub fn configure(self, store: &str, rest: &str) -> Self {
-        let queue = if rest.contains("[[queue]]") {
-            ""
-        } else {
-            "[[queue]]\nname = \"default\"\nconcurrency = 8\n"
-        };
+        let queue =
+            if rest.contains("[[queue]]") { "" } else { "[[queue]]\nname = \"default\"\nconcurrency = 8\n" };
         let text = format!(
             "[store]\ndir = {:?}\n{store}\n[socket]\npath = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}\n{queue}",
             self.store,
