@@ -19,12 +19,11 @@ impl Daemon {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let config = format!(
-            "[store]\ndir = {:?}\n[socket]\npath = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n\
+            "[store]\ndir = \"{0}/store\"\n[socket]\npath = \"{0}/sock\"\n[status]\nlisten = \"127.0.0.1:0\"\n\
              [limits]\nwaiting_max = 5000000\n\
              [[queue]]\nname = \"default\"\nconcurrency = 64\nlength_max = 5000000\n\
              [[handler]]\naction = \"*\"\nuse = \"noop\"\nrecovery = \"rerun\"\n",
-            dir.join("store"),
-            dir.join("sock"),
+            dir.display(),
         );
         fs::write(dir.join("actiond.toml"), config).unwrap();
         Self::launch(dir)
@@ -34,22 +33,25 @@ impl Daemon {
         let _ = fs::remove_file(dir.join("notify"));
         let notify = UnixDatagram::bind(dir.join("notify")).unwrap();
         notify.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_actiond"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actiond"));
+        command
             .args(["serve", "--config"])
             .arg(dir.join("actiond.toml"))
             .env("NOTIFY_SOCKET", dir.join("notify"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::options().create(true).append(true).open(dir.join("log")).unwrap())
-            .spawn()
-            .unwrap();
+            .stderr(File::options().create(true).append(true).open(dir.join("log")).unwrap());
+        let daemon = Self { child: command.spawn().unwrap(), dir, keeps_dir: false };
         let mut message = [0; 4_096];
         loop {
             let length = notify.recv(&mut message).unwrap_or_else(|error| {
-                panic!("never ready ({error}): {}", fs::read_to_string(dir.join("log")).unwrap_or_default())
+                panic!(
+                    "never ready ({error}): {}",
+                    fs::read_to_string(daemon.dir.join("log")).unwrap_or_default()
+                )
             });
             if String::from_utf8_lossy(message.get(..length).unwrap()).lines().any(|line| line == "READY=1") {
-                return Self { dir, child, keeps_dir: false };
+                return daemon;
             }
         }
     }

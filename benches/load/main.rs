@@ -12,6 +12,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::naive_bytecount,
     reason = "a benchmark: whatever fails ends it, and its figures belong on stdout"
 )]
 
@@ -71,7 +72,8 @@ fn submit(connections: usize) {
     let spent = watch.end();
     waits.sort_unstable();
     let percentile = |share: usize| {
-        Duration::from_micros(u64::from(waits[(waits.len() * share / 1_000).min(waits.len() - 1)]))
+        let at = (waits.len() * share / 1_000).min(waits.len() - 1);
+        Duration::from_micros(u64::from(*waits.get(at).unwrap()))
     };
     row(
         &format!("durable submits, {connections} connections"),

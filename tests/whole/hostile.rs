@@ -44,7 +44,7 @@ fn bad_submissions() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
     vec![
         ("nothing", Vec::new(), 400, "invalid-json"),
         ("not JSON", b"deploy, please".to_vec(), 400, "invalid-json"),
-        ("half an object", good().to_string()[..40].as_bytes().to_vec(), 400, "invalid-json"),
+        ("half an object", good().to_string().as_bytes()[..40].to_vec(), 400, "invalid-json"),
         ("two objects", format!("{0}{0}", good()).into_bytes(), 400, "invalid-json"),
         ("an array", b"[1]".to_vec(), 400, "invalid-action"),
         ("null", b"null".to_vec(), 400, "invalid-action"),

@@ -58,9 +58,9 @@ impl Home {
         let queue =
             if rest.contains("[[queue]]") { "" } else { "[[queue]]\nname = \"default\"\nconcurrency = 8\n" };
         let text = format!(
-            "[store]\ndir = {:?}\n{store}\n[socket]\npath = {:?}\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}\n{queue}",
-            self.store,
-            self.socket(),
+            "[store]\ndir = \"{}\"\n{store}\n[socket]\npath = \"{}\"\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}\n{queue}",
+            self.store.display(),
+            self.socket().display(),
         );
         fs::write(self.config(), text).expect("the configuration");
         self
@@ -95,7 +95,8 @@ impl Home {
 
 /// A `[[handler]]` table for a program.
 pub fn exec(action: &str, program: &Path, rest: &str) -> String {
-    format!("[[handler]]\naction = {action:?}\nuse = \"exec\"\nprogram = [{program:?}]\n{rest}\n")
+    let program = program.display();
+    format!("[[handler]]\naction = \"{action}\"\nuse = \"exec\"\nprogram = [\"{program}\"]\n{rest}\n")
 }
 
 /// A `[[handler]]` table for every action that has none: it does nothing and succeeds.

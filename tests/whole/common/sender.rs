@@ -32,7 +32,7 @@ impl<R: Read> Lines<R> {
                 return Some(serde_json::from_slice(&line).expect("an answer line"));
             }
             if !self.take_chunk() {
-                let mut piece = [0; 65_536];
+                let mut piece = [0; 16_384];
                 match self.source.read(&mut piece) {
                     Ok(length) if length > 0 => self.raw.extend(&piece[..length]),
                     _ => return None,
