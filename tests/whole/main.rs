@@ -23,5 +23,6 @@ mod overlap;
 mod power;
 mod readme;
 mod recovery;
+mod service;
 mod strace;
 mod stream;

@@ -143,6 +143,8 @@ sleep 1000
     for pid in home.lines("pids") {
         assert!(!is_alive(pid.parse().expect("a pid")), "{pid} is alive");
     }
+    let left = crate::common::processes_of(&home, daemon.pid());
+    assert!(left.is_empty(), "a keeper or program is left: {left:?}");
 }
 
 #[test]
@@ -296,7 +298,8 @@ fn promise_holds_at_every_named_crash_point() {
         attempts.sort_unstable();
         attempts.dedup();
         assert_eq!(attempts.len(), began.len(), "killed at {at}: an attempt was started twice");
-        assert!(began.iter().all(|line| !is_alive(pid_of(line))), "killed at {at}: a program is left");
+        let left = crate::common::processes_of(&home, daemon.pid());
+        assert!(left.is_empty(), "killed at {at}: programs are left: {left:?}");
         stream(&home, &lines, |answer| matches!(answer["status"].as_u64(), Some(200 | 202)));
         assert_eq!(daemon.all_actions().len(), lines.len(), "killed at {at}: a line became two actions");
     }

@@ -69,18 +69,23 @@ impl<'a> Daemon<'a> {
 
     /// Waits for `READY=1`; the exit status, if the daemon ends instead.
     pub fn ready(&mut self) -> Result<(), ExitStatus> {
+        self.told("READY=1")
+    }
+
+    /// Waits until the daemon tells systemd this state; the exit status, if it ends instead.
+    pub fn told(&mut self, state: &str) -> Result<(), ExitStatus> {
         let since = Instant::now();
         let mut message = [0; 4_096];
         loop {
             if let Ok(length) = self.notify.recv(&mut message)
-                && String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")
+                && String::from_utf8_lossy(&message[..length]).lines().any(|line| line == state)
             {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait().expect("the child") {
                 return Err(status);
             }
-            assert!(since.elapsed() < PATIENCE, "never ready; it said:\n{}", tail(&self.home.log()));
+            assert!(since.elapsed() < PATIENCE, "never told {state}; it said:\n{}", tail(&self.home.log()));
         }
     }
 

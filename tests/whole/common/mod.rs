@@ -57,6 +57,23 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
+/// Processes that carry something of this home in their command line or environment, but the one given.
+pub fn processes_of(home: &Home, but: u32) -> Vec<String> {
+    let name = home.path("");
+    let name = name.to_str().expect("ASCII").trim_end_matches('/').as_bytes().to_vec();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
+        let (words, environment) = (read("cmdline"), read("environ"));
+        let is_of_home = |bytes: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+        if pid != but && is_alive(pid) && (is_of_home(&words) || is_of_home(&environment)) {
+            found.push(format!("{pid} {}", String::from_utf8_lossy(&words).replace('\0', " ")));
+        }
+    }
+    found
+}
+
 /// A wish that a daemon's test can state about root: mounts and namespaces need it.
 pub fn demand_root(why: &str) {
     assert!(
