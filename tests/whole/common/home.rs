@@ -1,0 +1,103 @@
+//! A daemon's home: a directory of its own with configuration, store, socket and the test's scripts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// Store sizes at which segments, checkpoints and snapshots all happen within a second of load.
+pub const SMALL_STORE: &str = "\
+segment_bytes = 262144
+memory_bytes_max = 524288
+cache_bytes = 8388608
+snapshot_after_bytes = 524288
+";
+
+/// A directory that lives as long as the test.
+pub struct Home {
+    dir: TempDir,
+    store: PathBuf,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("actiond-test.").tempdir().expect("a directory");
+        let store = dir.path().join("store");
+        Self { dir, store }
+    }
+
+    /// A home whose store lies elsewhere, such as on a file system that will lose its power.
+    pub fn with_store(store: PathBuf) -> Self {
+        Self { store, ..Self::new() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("actiond.sock")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("actiond.toml")
+    }
+
+    /// Everything the daemon said on stderr, over all its starts.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.path("stderr")).unwrap_or_default()).into_owned()
+    }
+
+    /// Writes the configuration: `store` are further keys of `[store]`, `rest` whole tables.
+    pub fn configure(self, store: &str, rest: &str) -> Self {
+        let queue =
+            if rest.contains("[[queue]]") { "" } else { "[[queue]]\nname = \"default\"\nconcurrency = 8\n" };
+        let text = format!(
+            "[store]\ndir = \"{}\"\n{store}\n[socket]\npath = \"{}\"\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}\n{queue}",
+            self.store.display(),
+            self.socket().display(),
+        );
+        fs::write(self.config(), text).expect("the configuration");
+        self
+    }
+
+    /// The configuration with nothing but these tables.
+    pub fn with_tables(self, rest: &str) -> Self {
+        self.configure("", rest)
+    }
+
+    /// An executable shell script; `$HOME_DIR` in it is this home, for the environment of a program is empty.
+    pub fn script(&self, name: &str, body: &str) -> PathBuf {
+        let path = self.path(name);
+        let text = format!("#!/bin/sh\nHOME_DIR='{}'\n{body}\n", self.dir.path().display());
+        fs::write(&path, text).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        path
+    }
+
+    /// The lines of a file that scripts write as evidence; none if there is none yet.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.path(name)).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until a script has left at least `count` lines, and gives them.
+    pub fn await_lines(&self, name: &str, count: usize) -> Vec<String> {
+        super::until(&format!("{count} lines in {name}; the daemon said:\n{}", self.log()), || {
+            Some(self.lines(name)).filter(|lines| lines.len() >= count)
+        })
+    }
+}
+
+/// A `[[handler]]` table for a program.
+pub fn exec(action: &str, program: &Path, rest: &str) -> String {
+    let program = program.display();
+    format!("[[handler]]\naction = \"{action}\"\nuse = \"exec\"\nprogram = [\"{program}\"]\n{rest}\n")
+}
+
+/// A `[[handler]]` table for every action that has none: it does nothing and succeeds.
+pub const NOOP: &str = "[[handler]]\naction = \"*\"\nuse = \"noop\"\nrecovery = \"rerun\"\n";

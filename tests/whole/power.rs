@@ -1,0 +1,278 @@
+//! Real power cuts: the store lies on an ext4 file system of its own that loses what was not synced.
+//!
+//! An image in a directory is mounted over a loop device; under load of every kind, `FS_IOC_SHUTDOWN` drops
+//! all dirty pages and the uncommitted part of ext4's journal; then the image is mounted again. The store's sizes are
+//! so small that submissions, claims, finishes, checkpoints, snapshots and segment switches all happen
+//! many times between two cuts. Needs root for the mounts, and says so.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::home::{NOOP, SMALL_STORE, exec};
+use crate::common::sender::stream;
+use crate::common::{Connection, Daemon, Home, demand_root, is_final, spec, state, until, with};
+
+fn run(program: &str, words: &[&str]) {
+    let output =
+        Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A mounted file system whose power can be cut. Unmounted when dropped.
+struct Disk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+impl Disk {
+    fn new(home: &Home) -> Self {
+        demand_root("mount a file system whose power it can cut");
+        let disk = Self { image: home.path("image"), mount: home.path("mount") };
+        std::fs::create_dir(&disk.mount).expect("a mount point");
+        std::fs::File::create(&disk.image).and_then(|file| file.set_len(512 << 20)).expect("an image");
+        run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", text(&disk.image)]);
+        disk.mount();
+        disk
+    }
+
+    fn mount(&self) {
+        run("mount", &["-o", "loop", text(&self.image), text(&self.mount)]);
+    }
+
+    fn unmount(&self) {
+        let unmounted = || Command::new("umount").arg(&self.mount).output().expect("umount").status.success();
+        until("the file system to be free", || unmounted().then_some(()));
+    }
+
+    /// Drops everything that was not synced. Whoever uses the disk gets errors until [`Self::restore`].
+    fn cut(&self) {
+        run("python3", &[concat!(env!("CARGO_MANIFEST_DIR"), "/tests/power/cut.py"), text(&self.mount)]);
+    }
+
+    /// The power comes back; nothing may use the disk at this moment. Whether the control file was lost, as it must.
+    fn restore(&self) -> bool {
+        self.unmount();
+        self.mount();
+        let control = self.mount.join("control");
+        let kept = std::fs::read(&control).unwrap_or_default();
+        let _ = std::fs::remove_file(control);
+        kept != b"unsynced".repeat(8_192)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy", text(&self.mount)]).output();
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of ASCII")
+}
+
+/// What the daemon said before a cut, and so must still be true after it.
+#[derive(Default)]
+struct Told {
+    /// Each acknowledged action with the furthest that was seen of it.
+    actions: BTreeMap<u64, Value>,
+    /// Lines sent, whether or not they were answered.
+    sent: u64,
+}
+
+impl Told {
+    fn take(&mut self, action: &Value) {
+        let id = action["id"].as_u64().expect("an id");
+        let known = self.actions.entry(id).or_insert_with(|| action.clone());
+        if version(action) > version(known) {
+            *known = action.clone();
+        }
+    }
+}
+
+fn version(action: &Value) -> u64 {
+    action["version"].as_u64().expect("a version")
+}
+
+/// Submits and reads without pause, from several connections, until the disk is cut.
+fn load(home: &Home, told: &Mutex<Told>, cut: &AtomicBool, seed: u64) {
+    thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed * 10 + worker);
+                while !cut.load(Ordering::Relaxed) {
+                    if worker == 0 {
+                        submit_stream(home, told, &mut random);
+                    } else if submit_one(home, told, &mut random).is_none() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn new_spec(told: &Mutex<Told>, random: &mut fastrand::Rng) -> Value {
+    let number = {
+        let mut told = told.lock().expect("told");
+        told.sent += 1;
+        told.sent
+    };
+    let kind = if number.is_multiple_of(40) { "deploy" } else { "restart" };
+    let padding: String = (0..random.usize(0..3_000)).map(|_| random.alphanumeric()).collect();
+    let spec = with(spec(kind, random.u64(0..50)), "metadata", json!({"number": number, "padding": padding}));
+    with(spec, "idempotency_key", format!("n{number}"))
+}
+
+/// One submission, then what became of it; none when the daemon is gone.
+fn submit_one(home: &Home, told: &Mutex<Told>, random: &mut fastrand::Rng) -> Option<()> {
+    let mut door = Connection::unix(&home.socket()).ok()?;
+    let spec = new_spec(told, random).to_string();
+    let answer = door.ask("POST", "/v1/actions", Some(spec.as_bytes())).ok()?;
+    if answer.status != 202 {
+        return (answer.status == 503).then_some(());
+    }
+    let action = answer.json();
+    told.lock().expect("told").take(&action);
+    let wait = if random.bool() { "?wait=1s" } else { "" };
+    let answer = door.ask("GET", &format!("/v1/actions/{}{wait}", action["id"]), None).ok()?;
+    if answer.status == 200 {
+        told.lock().expect("told").take(&answer.json());
+    }
+    Some(())
+}
+
+fn submit_stream(home: &Home, told: &Mutex<Told>, random: &mut fastrand::Rng) {
+    let lines: Vec<String> = (0..100).map(|_| new_spec(told, random).to_string()).collect();
+    stream(home, &lines, |answer| {
+        if answer["status"] == 202 {
+            told.lock().expect("told").take(&answer["action"]);
+        }
+        matches!(answer["status"].as_u64(), Some(202 | 503))
+    });
+}
+
+/// Everything told is still true: each action is there, with its body, at least as far as it was seen.
+fn verify(daemon: &Daemon<'_>, told: &mut Told, cut: usize) {
+    let all: BTreeMap<u64, Value> = daemon
+        .all_actions()
+        .into_iter()
+        .map(|action| (action["id"].as_u64().expect("an id"), action))
+        .collect();
+    for (id, before) in &mut told.actions {
+        let now = all.get(id).unwrap_or_else(|| panic!("cut {cut}: acknowledged action {id} is lost"));
+        assert!(version(now) >= version(before), "cut {cut}: action {id} went back: {before} is now {now}");
+        for name in
+            ["user", "resource_type", "action", "resource_id", "metadata", "started_at", "idempotency_key"]
+        {
+            assert_eq!(now[name], before[name], "cut {cut}: {name} of action {id}");
+        }
+        if is_final(before) {
+            assert_eq!(now, before, "cut {cut}: a final action changed");
+        }
+        *before = now.clone();
+    }
+    let unique: std::collections::BTreeSet<u64> =
+        all.values().filter_map(|action| action["metadata"]["number"].as_u64()).collect();
+    assert_eq!(unique.len(), all.len(), "cut {cut}: a submission became two actions");
+}
+
+/// Cuts power again and again, the store living on through all of them. Runs in parallel with others of its kind.
+fn cut_power(cuts: usize, seed: u64) {
+    let place = Home::new();
+    let disk = Disk::new(&place);
+    let home = Home::with_store(disk.mount.join("store"));
+    let program = home
+        .script("program", "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"");
+    let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
+    let home = home.configure(&format!("{SMALL_STORE}disk_reserve_bytes = 1048576\n"), &tables);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let told = Mutex::new(Told::default());
+    let (mut checkpoints, mut snapshots, mut rebuilds) = (0, 0, 0);
+    for cut in 1..=cuts {
+        let daemon = Daemon::start(&home);
+        // Some cuts come while the start itself still checkpoints and rebuilds.
+        let moment = Duration::from_millis(random.u64(5..1_500));
+        let is_cut = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (home, told, is_cut) = (&home, &told, &is_cut);
+            scope.spawn(move || load(home, told, is_cut, seed * 1_000 + cut as u64));
+            let since = Instant::now();
+            while since.elapsed() < moment {
+                thread::park_timeout(moment.saturating_sub(since.elapsed()));
+            }
+            if let Ok(mut door) = Connection::unix(&home.socket())
+                && let Ok(status) = door.ask("GET", "/v1/status", None)
+            {
+                let store = status.json()["store"].take();
+                checkpoints += store["checkpoints"].as_u64().unwrap_or(0);
+                snapshots += store["snapshots"].as_u64().unwrap_or(0);
+                rebuilds += store["rebuilds"].as_u64().unwrap_or(0);
+            }
+            disk.cut();
+            is_cut.store(true, Ordering::Relaxed);
+            daemon.kill9();
+        });
+        assert!(disk.restore(), "cut {cut} lost nothing that was not synced: it was no power cut");
+        let daemon = Daemon::start(&home);
+        until("what a rebuild may hide", || {
+            daemon.get("/v1/status")["store"]["rebuilding"].is_null().then_some(())
+        });
+        verify(&daemon, &mut told.lock().expect("told"), cut);
+        daemon.kill9();
+    }
+    let daemon = Daemon::start(&home);
+    let told = told.into_inner().expect("told");
+    for id in told.actions.keys() {
+        let action = daemon.finished(*id);
+        assert_eq!(state(&action), "succeeded", "{action}");
+    }
+    let began = home.lines("began");
+    let different: std::collections::BTreeSet<&String> = began.iter().collect();
+    assert_eq!(different.len(), began.len(), "an attempt was started twice");
+    println!(
+        "{cuts} cuts, {} acknowledged of {} sent, {checkpoints} checkpoints, {snapshots} snapshots, {rebuilds} rebuilds",
+        told.actions.len(),
+        told.sent
+    );
+    assert!(told.actions.len() > 20 * cuts, "too little load: {} actions", told.actions.len());
+    assert!(checkpoints > 0 && snapshots > 0, "{checkpoints} checkpoints, {snapshots} snapshots");
+    assert!(rebuilds > 0, "sled was never rebuilt after a power cut");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_thirty_power_cuts() {
+    cut_power(30, 1);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_thirty_other_power_cuts() {
+    cut_power(30, 2);
+}
+
+#[test]
+fn daemon_whose_disk_fails_exits_with_the_code_of_the_store() {
+    let place = Home::new();
+    let disk = Disk::new(&place);
+    let home = Home::with_store(disk.mount.join("store")).configure("disk_reserve_bytes = 1048576", NOOP);
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("restart", 1));
+    daemon.finished(id);
+    disk.cut();
+    let answer = daemon.connect().ask("POST", "/v1/actions", Some(spec("restart", 2).to_string().as_bytes()));
+    assert!(
+        answer.as_ref().map_or(true, |answer| answer.status >= 500),
+        "acknowledged on a dead disk: {answer:?}"
+    );
+    assert_eq!(crate::common::daemon::code(daemon.ended()), 74);
+    assert!(disk.restore());
+    let daemon = Daemon::start(&home);
+    assert_eq!(state(&daemon.action(id)), "succeeded");
+    daemon.assert_healthy(&spec("restart", 3), "a dead disk");
+}

@@ -1,0 +1,332 @@
+//! What a start does with what a killed daemon left: each policy, each kind of leftover.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::common::daemon::{Start, code};
+use crate::common::home::{NOOP, exec};
+use crate::common::{Daemon, Home, attempts, is_alive, spec, state, until, with};
+
+/// Says that it began and stays until it is ended; from the second attempt on it succeeds at once.
+const STAYS_ONCE: &str = r#"
+read -r action
+echo "$ACTIOND_ATTEMPT $$" >> "$HOME_DIR/began"
+[ "$ACTIOND_ATTEMPT" -gt 1 ] && exit 0
+exec sleep 1000
+"#;
+
+fn home_of(script: &str, settings: &str) -> Home {
+    let home = Home::new();
+    let path = home.script("program", script);
+    home.with_tables(&format!("{}{NOOP}", exec("deploy", &path, settings)))
+}
+
+fn pid_of(line: &str) -> u32 {
+    line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no pid in {line:?}"))
+}
+
+/// Submits a deploy, waits until its program runs, kills the daemon and starts it again.
+fn interrupted(home: &Home) -> (Daemon<'_>, u64) {
+    let daemon = Daemon::start(home);
+    let id = daemon.accepted(&spec("deploy", 1));
+    home.await_lines("began", 1);
+    (daemon.crash(), id)
+}
+
+#[test]
+fn rerun_makes_a_new_attempt_that_costs_no_try() {
+    let home = home_of(STAYS_ONCE, "recovery = \"rerun\"\nretry = { attempts = 1 }");
+    let (daemon, id) = interrupted(&home);
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded", "{action}");
+    assert_eq!(attempts(&action), ["succeeded", "interrupted"]);
+    assert_eq!((action["attempt"].as_u64(), action["tries_used"].as_u64()), (Some(2), Some(1)), "{action}");
+}
+
+#[test]
+fn resume_gives_the_last_durable_checkpoint_back() {
+    let home = home_of(
+        r#"
+read -r action
+echo "$action" >> "$HOME_DIR/stdin"
+if [ "$ACTIOND_ATTEMPT" -gt 1 ]; then exit 0; fi
+printf '%s\n' '{"checkpoint": {"step": 3, "of": "seven"}}' >&3
+echo "$ACTIOND_ATTEMPT $$" >> "$HOME_DIR/began"
+exec sleep 1000
+"#,
+        "recovery = \"resume\"",
+    );
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("deploy", 1));
+    let checkpoint = json!({"step": 3, "of": "seven"});
+    until("the checkpoint", || (daemon.action(id)["checkpoint"] == checkpoint).then_some(()));
+    let daemon = daemon.crash();
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded", "{action}");
+    let stdin: Vec<Value> =
+        home.lines("stdin").iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(stdin.len(), 2);
+    assert!(stdin[0]["checkpoint"].is_null(), "{}", stdin[0]);
+    assert_eq!(stdin[1]["checkpoint"], checkpoint);
+}
+
+#[test]
+fn fail_ends_the_action_as_interrupted() {
+    let home = home_of(STAYS_ONCE, "recovery = \"fail\"\nretry = { attempts = 5 }");
+    let (daemon, id) = interrupted(&home);
+    let action = daemon.finished(id);
+    assert_eq!((state(&action), &action["finished_success"]), ("failed", &Value::Bool(false)));
+    assert!(action.to_string().contains("interrupted"), "{action}");
+    assert_eq!(attempts(&action), ["interrupted"]);
+    assert_eq!(home.lines("began").len(), 1, "it was not run again");
+}
+
+#[test]
+fn hold_leaves_it_to_a_person_and_keeps_the_resource() {
+    let home = home_of(STAYS_ONCE, "recovery = \"hold\"");
+    let (daemon, id) = interrupted(&home);
+    assert_eq!(state(&daemon.in_state(id, "held")), "held");
+    let behind = daemon.accepted(&spec("restart", 1));
+    let beside = daemon.accepted(&spec("restart", 2));
+    assert_eq!(state(&daemon.finished(beside)), "succeeded");
+    assert_eq!(state(&daemon.action(behind)), "queued", "the resource is not free while a person decides");
+    daemon.commanded(id, "resume");
+    assert_eq!(state(&daemon.finished(id)), "succeeded");
+    assert_eq!(state(&daemon.finished(behind)), "succeeded");
+}
+
+#[test]
+fn probe_asks_the_world_first() {
+    for (answer, end) in [(0, "succeeded"), (1, "succeeded"), (2, "held")] {
+        let home = Home::new();
+        let program = home.script("program", STAYS_ONCE);
+        let probe = home.script("probe", &format!("echo asked >> \"$HOME_DIR/asked\"\nexit {answer}"));
+        let settings = format!("recovery = \"probe\"\nprobe = [{probe:?}]");
+        let home = home.with_tables(&exec("deploy", &program, &settings));
+        let (daemon, id) = interrupted(&home);
+        let action = daemon.in_state(id, end);
+        assert_eq!(home.lines("asked").len(), 1);
+        let runs = if answer == 1 { 2 } else { 1 };
+        assert_eq!(home.lines("began").len(), runs, "probe said {answer}: {action}");
+    }
+}
+
+#[test]
+fn program_that_outlived_the_daemon_is_ended_with_its_descendants_before_its_resource_is_free() {
+    let home = home_of(
+        r#"
+read -r action
+if [ "$ACTIOND_ATTEMPT" -gt 1 ]; then
+    # What the first attempt left must be gone by now.
+    while read -r pid; do [ -d "/proc/$pid" ] && read -r stat < "/proc/$pid/stat" && case ${stat##*) } in
+        Z*|X*) ;; *) echo "$pid" >> "$HOME_DIR/survived" ;; esac; done < "$HOME_DIR/pids"
+    exit 0
+fi
+echo $$ >> "$HOME_DIR/pids"
+trap '' TERM HUP
+sh -c 'echo $$ >> "$1/pids"; exec sleep 1000' sh "$HOME_DIR" &
+# Double fork into a session of its own: neither child nor in the process group any more.
+setsid sh -c 'trap "" TERM; (echo $$ >> "$1/pids"; sleep 1000 & echo $! >> "$1/pids"; wait) & wait' sh "$HOME_DIR" &
+(setsid sh -c 'echo $$ >> "$1/pids"; exec sleep 1000' sh "$HOME_DIR" &) &
+while [ "$(wc -l < "$HOME_DIR/pids")" -lt 5 ]; do :; done
+echo "$ACTIOND_ATTEMPT $$" >> "$HOME_DIR/began"
+wait
+sleep 1000
+"#,
+        "recovery = \"rerun\"",
+    );
+    let (daemon, id) = interrupted(&home);
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded", "{action}");
+    assert_eq!(home.lines("survived"), [""; 0]);
+    for pid in home.lines("pids") {
+        assert!(!is_alive(pid.parse().expect("a pid")), "{pid} is alive");
+    }
+    let left = crate::common::processes_of(&home, daemon.pid());
+    assert!(left.is_empty(), "a keeper or program is left: {left:?}");
+}
+
+#[test]
+fn interrupted_twice_is_still_not_a_try() {
+    let home = home_of(
+        r#"
+read -r action
+echo "$ACTIOND_ATTEMPT $$" >> "$HOME_DIR/began"
+[ "$ACTIOND_ATTEMPT" -gt 4 ] && exit 0
+exec sleep 1000
+"#,
+        "recovery = \"rerun\"\nretry = { attempts = 1 }",
+    );
+    let mut daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("deploy", 1));
+    for kills in 1..=4 {
+        home.await_lines("began", kills);
+        daemon = daemon.crash();
+    }
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded", "a kill from outside never holds an action: {action}");
+    assert_eq!(attempts(&action).len(), 5);
+    for line in &home.lines("began")[..4] {
+        assert!(!is_alive(pid_of(line)));
+    }
+}
+
+#[test]
+fn waiting_actions_survive_with_all_their_options() {
+    let home = home_of(STAYS_ONCE, "");
+    let daemon = Daemon::start(&home);
+    daemon.pause_queue("default", true);
+    let mut spec = spec("restart", 9);
+    for (key, value) in [
+        ("priority", json!(7)),
+        ("deadline", json!("2100-01-01T00:00:00Z")),
+        ("run_at", json!("2099-01-01T00:00:00Z")),
+        ("timeout", json!("90s")),
+        ("on_conflict", json!("parallel")),
+        ("idempotency_key", json!("key")),
+        ("retry", json!({"attempts": 4, "backoff": "2s", "backoff_max": "1m"})),
+    ] {
+        spec[key] = value;
+    }
+    let id = daemon.accepted(&spec);
+    let before = daemon.action(id);
+    assert_eq!((state(&before), before["priority"].as_u64()), ("scheduled", Some(7)), "{before}");
+    let daemon = daemon.crash();
+    assert_eq!(daemon.action(id), before);
+    assert_eq!(code(daemon.stop()), 0);
+    let daemon = Daemon::start(&home);
+    assert_eq!(daemon.action(id), before, "also after a clean stop");
+}
+
+#[test]
+fn terminated_daemon_ends_its_programs_and_exits_with_zero() {
+    let home = home_of(STAYS_ONCE, "recovery = \"rerun\"");
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("deploy", 1));
+    let began = home.await_lines("began", 1);
+    // The first asks to drain, the second to end what still runs.
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(code(daemon.ended()), 0);
+    assert!(!is_alive(pid_of(&began[0])));
+    let daemon = Daemon::start(&home);
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded");
+    assert_eq!(attempts(&action), ["succeeded", "interrupted"], "a stop costs no try");
+}
+
+#[test]
+fn draining_daemon_lets_a_short_program_end_and_starts_no_other() {
+    let home = home_of(
+        "read -r action\necho \"$ACTIOND_ID $$\" >> \"$HOME_DIR/began\"\nwhile [ ! -e \"$HOME_DIR/go\" ]; do sleep 0.01; done",
+        "recovery = \"hold\"",
+    );
+    let daemon = Daemon::start(&home);
+    let first = daemon.accepted(&spec("deploy", 1));
+    home.await_lines("began", 1);
+    let second = daemon.accepted(&spec("deploy", 1));
+    daemon.signal(rustix::process::Signal::TERM);
+    until("the drain", || home.log().contains("drain").then_some(()));
+    fs::write(home.path("go"), "").expect("a go");
+    assert_eq!(code(daemon.ended()), 0);
+    assert_eq!(home.lines("began").len(), 1);
+    let daemon = Daemon::start(&home);
+    assert_eq!(attempts(&daemon.finished(first)), ["succeeded"]);
+    assert_eq!(state(&daemon.finished(second)), "succeeded");
+}
+
+#[test]
+fn second_daemon_on_the_same_store_is_refused() {
+    let home = Home::new().with_tables(NOOP);
+    let daemon = Daemon::start(&home);
+    let status = Daemon::start_as(&home, &Start::default()).err().expect("two daemons on one store");
+    assert_ne!(code(status), 0);
+    daemon.assert_healthy(&spec("restart", 1), "a second daemon's try");
+    let idempotent = with(spec("restart", 2), "idempotency_key", "k");
+    assert_eq!(daemon.submit(&idempotent).status, 202);
+}
+
+/// At every crash point of store and engine the daemon ends itself as `kill -9` would; the test then starts it
+/// again and looks whether the promise holds.
+#[cfg(feature = "crash-points")]
+#[test]
+fn promise_holds_at_every_named_crash_point() {
+    use crate::common::home::SMALL_STORE;
+    use crate::common::sender::stream;
+
+    let names = crash_points();
+    assert!(names.len() >= 5, "crash points found in src: {names:?}");
+    let mut reached = 0;
+    for (name, nth) in names.iter().flat_map(|name| [(name, 1), (name, 3)]) {
+        let home = Home::new();
+        let program = home.script(
+            "program",
+            "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\nread -r nothing < /dev/null",
+        );
+        let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
+        let home = home.configure(SMALL_STORE, &tables);
+        let at = format!("{name}:{nth}");
+        let start = Start { environment: &[("ACTIOND_CRASH_AT", &at)], ..Start::default() };
+        let padding = "x".repeat(2_000);
+        let lines: Vec<String> = (0..1_500)
+            .map(|number: u64| {
+                let kind = if number.is_multiple_of(50) { "deploy" } else { "restart" };
+                let line = with(spec(kind, number % 20), "metadata", json!({"padding": padding}));
+                with(line, "idempotency_key", format!("n{number}")).to_string()
+            })
+            .collect();
+        let mut acknowledged = Vec::new();
+        if let Ok(daemon) = Daemon::start_as(&home, &start) {
+            stream(&home, &lines, |answer| {
+                acknowledged.push(answer["action"]["id"].as_u64().expect("an id"));
+                true
+            });
+            // Ends by itself at the point, be it at the stop; or it was never reached.
+            reached += usize::from(code(daemon.stop()) != 0);
+        } else {
+            reached += 1;
+        }
+        let daemon = Daemon::start(&home);
+        for id in acknowledged {
+            let action = daemon.finished(id);
+            assert_eq!(state(&action), "succeeded", "killed at {at}: {action}");
+        }
+        let began = home.lines("began");
+        let mut attempts: Vec<String> =
+            began.iter().map(|line| line.rsplit_once(' ').expect("three words").0.to_owned()).collect();
+        attempts.sort_unstable();
+        attempts.dedup();
+        assert_eq!(attempts.len(), began.len(), "killed at {at}: an attempt was started twice");
+        let left = crate::common::processes_of(&home, daemon.pid());
+        assert!(left.is_empty(), "killed at {at}: programs are left: {left:?}");
+        stream(&home, &lines, |answer| matches!(answer["status"].as_u64(), Some(200 | 202)));
+        assert_eq!(daemon.all_actions().len(), lines.len(), "killed at {at}: a line became two actions");
+    }
+    assert!(reached >= names.len(), "only {reached} of {} runs reached their point", 2 * names.len());
+}
+
+/// The names in the sources, so that a new crash point is tested without being listed again.
+#[cfg(feature = "crash-points")]
+fn crash_points() -> Vec<String> {
+    fn search(dir: &std::path::Path, names: &mut Vec<String>) {
+        for entry in fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                search(&entry, names);
+            } else {
+                let text = fs::read_to_string(&entry).expect("a source file");
+                let after = text.split("crash_point(\"").chain(text.split("crash_point!(\""));
+                names.extend(after.filter_map(|rest| rest.split_once("\")")).filter_map(|(name, _)| {
+                    let is_name =
+                        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+                    is_name.then(|| name.to_owned())
+                }));
+            }
+        }
+    }
+    let mut names = Vec::new();
+    search(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut names);
+    names.sort_unstable();
+    names.dedup();
+    names
+}
