@@ -10,13 +10,7 @@ use crate::api::wire;
 use crate::client::Client;
 
 /// Carries out `verb` on each action; one that refuses does not keep the others from it.
-pub async fn many(
-    client: &Client,
-    out: Out,
-    verb: &str,
-    ids: &[u64],
-    reason: &str,
-) -> Result<Exit, Failure> {
+pub async fn many(client: &Client, out: Out, verb: &str, ids: &[u64], reason: &str) -> Result<Exit, Failure> {
     let body = if reason.is_empty() { json!({}) } else { json!({ "reason": reason }) };
     let mut first = Exit::Done;
     for id in ids {

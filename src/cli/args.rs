@@ -116,11 +116,10 @@ pub enum Verb {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "outcome", required = true, multiple = false, args = ["succeeded", "failed"])]
 pub struct ResolveArgs {
     pub id: u64,
     /// Its effect is there
-    #[arg(long)]
+    #[arg(long, required_unless_present = "failed", conflicts_with = "failed")]
     pub succeeded: bool,
     /// Its effect is not there
     #[arg(long)]

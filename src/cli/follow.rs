@@ -59,12 +59,7 @@ impl Patience {
 }
 
 /// `wait ID...`
-pub async fn wait(
-    client: &Client,
-    out: Out,
-    ids: &[u64],
-    limit: Option<Duration>,
-) -> Result<Exit, Failure> {
+pub async fn wait(client: &Client, out: Out, ids: &[u64], limit: Option<Duration>) -> Result<Exit, Failure> {
     let (actions, exit) = all(client, out, ids, Patience::new(limit, false, false)).await?;
     if out.json {
         match actions.as_slice() {
@@ -221,9 +216,15 @@ pub async fn logs(
     attempt: Option<u32>,
     follow: bool,
 ) -> Result<Exit, Failure> {
-    print_log(client, id, attempt, follow, |line| {
-        if out.json { out.json(line) } else { out.text(log_line(line)) }
-    })
+    print_log(
+        client,
+        id,
+        attempt,
+        follow,
+        |line| {
+            if out.json { out.json(line) } else { out.text(log_line(line)) }
+        },
+    )
     .await?;
     Ok(Exit::Done)
 }

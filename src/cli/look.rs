@@ -106,17 +106,25 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let counts = status.states.iter().filter(|(_, count)| **count > 0);
-    let states: Vec<_> = counts.map(|(state, count)| format!("{count} {state}")).collect();
+    let words: Vec<_> = counts.map(|(state, count)| format!("{count} {state}")).collect();
     let store = &status.store;
     let mut rows = vec![
         ("actiond", format!("{}, start {}", escape(&status.version), status.incarnation)),
         ("socket", escape(&client.socket().display().to_string())),
-        ("status page", status.status_address.as_deref().map_or("off".into(), |at| format!("http://{}/", escape(at)))),
-        ("actions", if states.is_empty() { "none".into() } else { escape(&states.join(", ")) }),
+        (
+            "status page",
+            status.status_address.as_deref().map_or("off".into(), |at| format!("http://{}/", escape(at))),
+        ),
+        ("actions", if words.is_empty() { "none".into() } else { escape(&words.join(", ")) }),
         ("since start", format!("{} accepted, {} recovered", status.accepted, status.recovered)),
         (
             "journal",
-            format!("{} in {} groups, {} checkpoints", mib(store.journal_bytes), store.journal_groups, store.checkpoints),
+            format!(
+                "{} in {} groups, {} checkpoints",
+                mib(store.journal_bytes),
+                store.journal_groups,
+                store.checkpoints
+            ),
         ),
         ("memory table", mib(store.memory_bytes)),
         ("disk free", mib(store.disk_free_bytes)),

@@ -85,6 +85,10 @@ pub struct Out {
     pub json: bool,
 }
 
+#[expect(
+    clippy::unused_self,
+    reason = "a verb speaks through what it was given, also where the setting is global"
+)]
 impl Out {
     /// Data for people: a line, or several, to stdout. The caller has escaped what is foreign.
     pub fn text(self, text: impl AsRef<str>) -> Result<(), Failure> {

@@ -39,7 +39,12 @@ pub struct Spec {
     /// On whose behalf, an email address [default: $USER@HOST]
     #[arg(long)]
     pub user: Option<String>,
-    #[arg(long = "type", visible_alias = "resource-type", value_name = "TYPE", required_unless_present = "file")]
+    #[arg(
+        long = "type",
+        visible_alias = "resource-type",
+        value_name = "TYPE",
+        required_unless_present = "file"
+    )]
     pub resource_type: Option<String>,
     /// What to do, such as deploy
     #[arg(long, required_unless_present = "file")]
@@ -85,15 +90,12 @@ pub struct Spec {
 
 pub async fn submit(client: &Client, out: Out, args: SubmitArgs) -> Result<Exit, Failure> {
     let SubmitArgs { spec, file, ndjson, wait, follow } = args;
-    let patience =
-        (wait.is_some() || follow).then(|| Patience::new(wait.flatten(), true, follow));
-    match file {
-        Some(file) => stream::submit_file(client, out, &file, ndjson, patience).await,
-        None => {
-            let submitted = client.submit(&request(spec)?).await?;
-            accepted(client, out, &submitted, patience).await
-        }
+    let patience = (wait.is_some() || follow).then(|| Patience::new(wait.flatten(), true, follow));
+    if let Some(file) = file {
+        return stream::submit_file(client, out, &file, ndjson, patience).await;
     }
+    let submitted = client.submit(&request(spec)?).await?;
+    accepted(client, out, &submitted, patience).await
 }
 
 /// Tells the answer to one submission, and waits if so asked.
@@ -174,9 +176,8 @@ fn metadata_of(text: &str) -> Result<Box<RawValue>, Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("--metadata: {error}"));
     let text = match text.strip_prefix('@') {
         Some("-") => std::io::read_to_string(std::io::stdin()).map_err(|error| usage(&error))?,
-        Some(file) => {
-            std::fs::read_to_string(file).map_err(|error| usage(&format_args!("cannot read {file}: {error}")))?
-        }
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| usage(&format_args!("cannot read {file}: {error}")))?,
         None => text.to_owned(),
     };
     RawValue::from_string(text.trim().to_owned())
@@ -224,10 +225,32 @@ mod tests {
     #[test]
     fn flags_become_the_request() {
         let spec = spec(&[
-            "actiond", "submit", "--user", "a@example.com", "--action", "deploy", "--type", "Stack",
-            "--resource-id", "34", "--metadata", r#"{"git_ref": "main"}"#, "--priority", "9", "--run-at",
-            "2026-03-01T15:08:29+01:00", "--timeout", "30m", "--on-conflict", "join", "--key", "k1",
-            "--retry-attempts", "3", "--retry-backoff", "1s",
+            "actiond",
+            "submit",
+            "--user",
+            "a@example.com",
+            "--action",
+            "deploy",
+            "--type",
+            "Stack",
+            "--resource-id",
+            "34",
+            "--metadata",
+            r#"{"git_ref": "main"}"#,
+            "--priority",
+            "9",
+            "--run-at",
+            "2026-03-01T15:08:29+01:00",
+            "--timeout",
+            "30m",
+            "--on-conflict",
+            "join",
+            "--key",
+            "k1",
+            "--retry-attempts",
+            "3",
+            "--retry-backoff",
+            "1s",
         ]);
         let json = serde_json::to_value(request(spec).unwrap()).unwrap();
         assert_eq!(

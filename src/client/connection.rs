@@ -72,7 +72,7 @@ impl Client {
     }
 
     pub(super) async fn get(&self, path: &str, limit: Duration) -> Result<Bytes, ClientError> {
-        let (response, sender) = self.send(self.request(Method::GET, path, None, empty())?, limit).await?;
+        let (response, sender) = self.send(request(Method::GET, path, None, empty())?, limit).await?;
         Ok(self.whole(response, sender, limit).await?.1)
     }
 
@@ -83,13 +83,13 @@ impl Client {
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let body = Full::new(json).map_err(|never| match never {}).boxed_unsync();
-        let request = self.request(Method::POST, path, Some("application/json"), body)?;
+        let request = request(Method::POST, path, Some("application/json"), body)?;
         let (response, sender) = self.send(request, limit).await?;
         self.whole(response, sender, limit).await
     }
 
     pub(super) async fn get_stream(&self, path: &str) -> Result<Lines, ClientError> {
-        let request = self.request(Method::GET, path, None, empty())?;
+        let request = request(Method::GET, path, None, empty())?;
         let (response, sender) = self.send(request, ANSWER_LIMIT).await?;
         self.lines(response, sender).await
     }
@@ -105,52 +105,36 @@ impl Client {
             Some((Ok(Frame::data(chunk)), waiting))
         });
         let body = StreamBody::new(frames).boxed_unsync();
-        let request = self.request(Method::POST, path, Some(content_type), body)?;
+        let request = request(Method::POST, path, Some(content_type), body)?;
         let (response, sender) = self.send(request, ANSWER_LIMIT).await?;
         self.lines(response, sender).await
-    }
-
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        content_type: Option<&str>,
-        body: Body,
-    ) -> Result<Request<Body>, ClientError> {
-        let mut builder = Request::builder().method(method).uri(path).header("host", "localhost");
-        if let Some(content_type) = content_type {
-            builder = builder.header("content-type", content_type);
-        }
-        builder
-            .body(body)
-            .map_err(|error| ClientError::Protocol(format!("cannot make a request for {path}: {error}")))
     }
 
     /// Sends over the kept connection, or over a new one.
     async fn send(
         &self,
-        request: Request<Body>,
+        first: Request<Body>,
         limit: Duration,
     ) -> Result<(Response<Incoming>, Sender), ClientError> {
-        let mut request = request;
-        let repeatable = (request.method() == Method::GET).then(|| request.uri().to_string());
+        let mut outgoing = first;
+        let repeatable = (outgoing.method() == Method::GET).then(|| outgoing.uri().to_string());
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut sender) = kept
             && sender.ready().await.is_ok()
         {
-            match self.within(limit, sender.try_send_request(request)).await? {
+            match self.within(limit, sender.try_send_request(outgoing)).await? {
                 Ok(response) => return Ok((response, sender)),
                 Err(mut refused) => {
-                    request = match (refused.take_message(), &repeatable) {
+                    outgoing = match (refused.take_message(), &repeatable) {
                         (Some(unsent), _) => unsent,
-                        (None, Some(path)) => self.request(Method::GET, path, None, empty())?,
+                        (None, Some(path)) => request(Method::GET, path, None, empty())?,
                         (None, None) => return Err(self.broken(refused.error())),
                     };
                 }
             }
         }
         let mut sender = self.open().await?;
-        match self.within(limit, sender.send_request(request)).await? {
+        match self.within(limit, sender.send_request(outgoing)).await? {
             Ok(response) => Ok((response, sender)),
             Err(error) => Err(self.broken(&error)),
         }
@@ -203,7 +187,9 @@ impl Client {
     }
 
     fn broken(&self, error: &hyper::Error) -> ClientError {
-        self.gone(&format!("the connection broke off ({error}); whether the request was carried out is unknown"))
+        self.gone(&format!(
+            "the connection broke off ({error}); whether the request was carried out is unknown"
+        ))
     }
 
     fn gone(&self, cause: &str) -> ClientError {
@@ -215,17 +201,30 @@ impl Client {
     }
 }
 
+fn request(
+    method: Method,
+    path: &str,
+    content_type: Option<&str>,
+    body: Body,
+) -> Result<Request<Body>, ClientError> {
+    let mut builder = Request::builder().method(method).uri(path).header("host", "localhost");
+    if let Some(content_type) = content_type {
+        builder = builder.header("content-type", content_type);
+    }
+    builder
+        .body(body)
+        .map_err(|error| ClientError::Protocol(format!("cannot make a request for {path}: {error}")))
+}
+
 fn empty() -> Body {
     Full::default().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// What a refusal says: its problem document, or else its first words.
 fn problem(status: StatusCode, body: &[u8]) -> ClientError {
-    match serde_json::from_slice::<wire::Problem>(body) {
-        Ok(problem) => ClientError::Problem(Box::new(problem)),
-        Err(_) => {
-            let words: String = String::from_utf8_lossy(body).chars().take(200).collect();
-            ClientError::Protocol(format!("{status} without a problem document: {words}"))
-        }
+    if let Ok(problem) = serde_json::from_slice::<wire::Problem>(body) {
+        return ClientError::Problem(Box::new(problem));
     }
+    let words: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    ClientError::Protocol(format!("{status} without a problem document: {words}"))
 }

@@ -13,6 +13,8 @@
 
 mod connection;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -221,7 +223,7 @@ fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.extend([format!("%{byte:02X}")]);
         }
     }
     encoded
@@ -235,38 +237,4 @@ fn to_json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|error| ClientError::Protocol(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filter_becomes_an_encoded_query() {
-        let filter = Filter {
-            states: vec!["queued".into(), "running".into()],
-            user: Some("a b&c=d/é".into()),
-            before: Some(7),
-            ..Filter::default()
-        };
-        assert_eq!(filter.query(), "?state=queued,running&user=a%20b%26c%3Dd%2F%C3%A9&before=7");
-        assert_eq!(Filter::default().query(), "");
-    }
-
-    #[test]
-    fn only_absence_and_503_are_worth_another_try() {
-        let absent = |kind| ClientError::Unreachable { socket: "/s".into(), cause: String::new(), kind };
-        assert!(absent(std::io::ErrorKind::NotFound).is_transient());
-        assert!(!absent(std::io::ErrorKind::PermissionDenied).is_transient());
-        for (status, transient) in [(503, true), (404, false), (507, false)] {
-            let problem = wire::Problem {
-                kind: "urn:actiond:problem:x".into(),
-                title: String::new(),
-                status,
-                detail: String::new(),
-                action_id: None,
-            };
-            assert_eq!(ClientError::Problem(Box::new(problem)).is_transient(), transient);
-        }
-    }
 }

@@ -48,7 +48,11 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.ended {
-                return if self.split.is_empty() { Ok(None) } else { Err(self.cut("in the middle of a line")) };
+                return if self.split.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(self.cut("in the middle of a line"))
+                };
             }
             match self.body.frame().await {
                 None => self.ended = true,

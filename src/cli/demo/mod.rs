@@ -62,7 +62,10 @@ pub async fn demo(out: Out, args: DemoArgs) -> Result<Exit, Failure> {
         Err(mut failure) => {
             let (dir, log) = (place.dir.display(), place.log_tail());
             if !failure.text.is_empty() {
-                failure.text.push_str(&format!("\nkept for a look: {dir}\nend of its daemon.log:\n{log}"));
+                failure.text += "\nkept for a look: ";
+                failure.text += &dir.to_string();
+                failure.text += "\nend of its daemon.log:\n";
+                failure.text += &log;
             }
             Err(failure)
         }
@@ -93,7 +96,10 @@ impl Story {
 
     async fn play(&mut self, place: &Place) -> Result<(), Failure> {
         let client = Client::new(place.socket());
-        self.tell(&format!("A durable queue, shown on this machine in {}\n", escape(&place.dir.display().to_string())))?;
+        self.tell(&format!(
+            "A durable queue, shown on this machine in {}\n",
+            escape(&place.dir.display().to_string())
+        ))?;
         let (daemon, status) = Daemon::start(place, &client).await?;
         let first_start = status.incarnation;
         self.stamp(&format!("daemon started, pid {}, start number {first_start}", daemon.pid))?;
@@ -104,7 +110,10 @@ impl Story {
         self.stamp(&format!("kill -9 {pid}: the daemon is gone, the deploy was at {percent} %"))?;
 
         let (daemon, status) = Daemon::start(place, &client).await?;
-        self.stamp(&format!("daemon started again, pid {}, start number {}", daemon.pid, status.incarnation))?;
+        self.stamp(&format!(
+            "daemon started again, pid {}, start number {}",
+            daemon.pid, status.incarnation
+        ))?;
         if status.incarnation <= first_start {
             return Err(failed("the second start has no number of its own"));
         }
@@ -118,7 +127,7 @@ impl Story {
         let seconds = self.began.elapsed().as_secs_f64();
         daemon.stop().await?;
         self.stamp("SIGTERM: the daemon stopped with exit code 0")?;
-        self.judge(place, &actions, &before, percent, seconds, address)
+        self.judge(place, &actions, &before, percent, seconds, &address)
     }
 
     fn id(&self, index: usize) -> Result<u64, Failure> {
@@ -238,7 +247,7 @@ impl Story {
         before: &[wire::Action],
         percent: u8,
         seconds: f64,
-        address: String,
+        address: &str,
     ) -> Result<(), Failure> {
         let generations: BTreeMap<_, _> = ["web", "worker", "mailer", "cron", "never"]
             .into_iter()

@@ -44,13 +44,11 @@ pub struct Place {
 impl Place {
     /// Makes the directory and all that is in it. What exists already is not touched.
     pub fn make(dir: Option<PathBuf>) -> Result<Self, Failure> {
-        let dir = match dir {
-            Some(dir) => std::path::absolute(dir).map_err(|error| at("the directory", &error))?,
-            None => {
-                let name = format!("actiond-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
-                std::env::temp_dir().join(name)
-            }
-        };
+        let dir = dir.unwrap_or_else(|| {
+            let name = format!("actiond-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
+            std::env::temp_dir().join(name)
+        });
+        let dir = std::path::absolute(dir).map_err(|error| at("the directory", &error))?;
         if dir.join("actiond.sock").as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             let text = format!("{}: too long for a Unix socket in it; give a shorter --dir", dir.display());
             return Err(Failure::new(Exit::Usage, text));
@@ -117,14 +115,13 @@ impl Place {
         );
         for (action, program, _, more) in PROGRAMS {
             let file = quoted(&format!("bin/{program}"));
-            config.push_str(&format!(
+            config.extend([format!(
                 "\n[[handler]]\naction = \"{action}\"\nuse = \"exec\"\nprogram = [\"/bin/sh\", {file}]\n\
                  recovery = \"rerun\"\ntimeout = \"1m\"\n{more}",
-            ));
+            )]);
         }
-        config.push_str(
-            "\n[[handler]]\naction = \"maintenance_mode\"\nuse = \"noop\"\nrecovery = \"rerun\"\n",
-        );
+        config
+            .push_str("\n[[handler]]\naction = \"maintenance_mode\"\nuse = \"noop\"\nrecovery = \"rerun\"\n");
         Ok(config)
     }
 

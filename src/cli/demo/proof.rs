@@ -39,7 +39,11 @@ pub fn findings(evidence: &Evidence<'_>) -> Vec<String> {
         evidence.actions.iter().map(|action| (action.id, action)).collect();
     let marks = read(evidence.ledger, &mut wrong);
     if known.len() != evidence.actions.len() || known.len() != PLAN.len() {
-        wrong.push(format!("{} actions were acknowledged, the daemon lists {}", PLAN.len(), evidence.actions.len()));
+        wrong.push(format!(
+            "{} actions were acknowledged, the daemon lists {}",
+            PLAN.len(),
+            evidence.actions.len()
+        ));
     }
     for (id, planned) in evidence.ids.iter().zip(PLAN) {
         match known.get(id) {
@@ -80,7 +84,10 @@ fn one(planned: &Planned, action: &wire::Action, marks: Option<&Marks>, wrong: &
     let none = Marks::default();
     let Marks { begun, effects } = marks.unwrap_or(&none);
     if *effects != planned.effects {
-        wrong.push(format!("the effect of action {id} is in the ledger {effects} times, not {}", planned.effects));
+        wrong.push(format!(
+            "the effect of action {id} is in the ledger {effects} times, not {}",
+            planned.effects
+        ));
     }
     let different: HashSet<_> = begun.iter().collect();
     if different.len() != begun.len() {
@@ -177,7 +184,7 @@ mod tests {
                 (_, "cancelled") => vec![],
                 (_, state) => vec![attempt(1, state)],
             };
-            action.attempt = action.attempts.len() as u32;
+            action.attempt = u32::try_from(action.attempts.len()).unwrap();
             action.tries_used = action.attempt;
             if index == INTERRUPTED {
                 let result = format!("{{\"git_hash\":\"{MAIN}\"}}");
@@ -185,11 +192,11 @@ mod tests {
             }
             if planned.action != "maintenance_mode" {
                 for attempt in 1..=action.attempt {
-                    world.ledger += &format!("{} {attempt} begin x\n", action.id);
+                    world.ledger.extend([format!("{} {attempt} begin x\n", action.id)]);
                 }
             }
             if planned.effects == 1 {
-                world.ledger += &format!("{} {} end x\n", action.id, action.attempt);
+                world.ledger.extend([format!("{} {} end x\n", action.id, action.attempt)]);
             }
             world.actions.push(action);
         }
@@ -198,8 +205,8 @@ mod tests {
 
     fn judge(world: &World) -> String {
         let ids: Vec<u64> = (1..=PLAN.len() as u64).collect();
-        let generations =
-            [("web", "2\n"), ("worker", "1\n"), ("mailer", "1\n"), ("cron", "1\n")].map(|(k, v)| (k, v.to_owned()));
+        let generations = [("web", "2\n"), ("worker", "1\n"), ("mailer", "1\n"), ("cron", "1\n")]
+            .map(|(k, v)| (k, v.to_owned()));
         findings(&Evidence {
             ids: &ids,
             actions: &world.actions,

@@ -40,9 +40,8 @@ pub(super) async fn submit_file(
     ndjson: bool,
     patience: Option<Patience>,
 ) -> Result<Exit, Failure> {
-    let unreadable = |error: std::io::Error| {
-        Failure::new(Exit::Usage, format!("cannot read {}: {error}", file.display()))
-    };
+    let unreadable =
+        |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read {}: {error}", file.display()));
     let source: Box<dyn AsyncRead + Send + Unpin> = if file == Path::new("-") {
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(unreadable)?;
         Box::new(tokio::fs::File::from_std(stdin.into()))
@@ -123,7 +122,7 @@ async fn stream(
     }
     if let Err(error) = end {
         let mut failure = Failure::from(error);
-        failure.text.push_str(&format!("\nafter line {last} it is unknown which lines were accepted"));
+        failure.text = format!("{}\nafter line {last} it is unknown which lines were accepted", failure.text);
         return Err(failure);
     }
     if !feed.is_finished() {
@@ -139,7 +138,9 @@ async fn stream(
         let (ended, code) = follow::all(client, out, &ids, patience).await?;
         exit = code;
         if !out.json {
-            ended.iter().for_each(|action| out.say(follow::verdict(action)));
+            for action in &ended {
+                out.say(follow::verdict(action));
+            }
         }
     }
     Ok(if refused > 0 { Exit::Refused } else { exit })
@@ -199,7 +200,14 @@ mod tests {
 
     #[tokio::test]
     async fn content_decides_between_one_and_many() {
-        for one in ["{\"a\":1}", "\n{\"a\":1}\n\n", "{\n  \"a\": 1\n}\n", "{\n\"a\": {\n\"b\": 1}}\n", "nonsense", ""] {
+        for one in [
+            "{\"a\":1}",
+            "\n{\"a\":1}\n\n",
+            "{\n  \"a\": 1\n}\n",
+            "{\n\"a\": {\n\"b\": 1}}\n",
+            "nonsense",
+            "",
+        ] {
             assert_eq!(content(one).await, Content::One(one.into()), "{one:?}");
         }
         for many in ["{\"a\":1}\n{\"a\":2}\n", "{\"a\":1}\n\nnonsense\n", "nonsense\n{\"a\":1}\n"] {
