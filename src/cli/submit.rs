@@ -39,6 +39,7 @@ pub struct Spec {
     /// On whose behalf, an email address [default: $USER@HOST]
     #[arg(long)]
     pub user: Option<String>,
+    /// What kind of thing it is done to, such as Stack
     #[arg(
         long = "type",
         visible_alias = "resource-type",
@@ -49,6 +50,7 @@ pub struct Spec {
     /// What to do, such as deploy
     #[arg(long, required_unless_present = "file")]
     pub action: Option<String>,
+    /// Which one
     #[arg(long, value_name = "N", required_unless_present = "file")]
     pub resource_id: Option<u64>,
     /// Where it was started
@@ -57,6 +59,7 @@ pub struct Spec {
     /// A JSON object, or @FILE with one (@- for stdin)
     #[arg(long, value_name = "JSON")]
     pub metadata: Option<String>,
+    /// Which queue [default: the handler's]
     #[arg(long)]
     pub queue: Option<String>,
     /// 0 to 9; 9 is served first

@@ -116,8 +116,9 @@ fn deploy(evidence: &Evidence<'_>, known: &HashMap<u64, &wire::Action>, wrong: &
 
 fn retried(evidence: &Evidence<'_>, known: &HashMap<u64, &wire::Action>, wrong: &mut Vec<String>) {
     let Some(action) = evidence.ids.get(RETRIED).and_then(|id| known.get(id)) else { return };
-    if action.tries_used != 3 {
-        wrong.push(format!("the retried action used {} tries, not 3", action.tries_used));
+    let tried = action.attempts.iter().filter(|attempt| attempt.outcome != "interrupted").count();
+    if tried != 3 {
+        wrong.push(format!("the retried action ended {tried} tries, not 3"));
     }
 }
 

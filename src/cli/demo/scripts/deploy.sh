@@ -37,8 +37,8 @@ for asset in "$part"/assets/*; do
 done
 
 progress 95 "switching"
-rm -rf "$app/releases/$sha"
-mv "$part" "$app/releases/$sha"
+# A release that is there is whole, and may be the one that is live: it stays.
+if test -e "$app/releases/$sha"; then rm -rf "$part"; else mv "$part" "$app/releases/$sha"; fi
 ln -s "releases/$sha" "$app/.current.$ACTIOND_ID.$ACTIOND_ATTEMPT"
 mv -T "$app/.current.$ACTIOND_ID.$ACTIOND_ATTEMPT" "$app/current"
 already || ledger end deploy
