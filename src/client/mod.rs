@@ -103,6 +103,9 @@ impl Client {
 
     /// The action when it is final, or as it stands after `wait`.
     pub async fn action_after(&self, id: u64, wait: Duration) -> Result<wire::Action, ClientError> {
+        if wait.is_zero() {
+            return self.action(id).await;
+        }
         let millis = wait.as_millis();
         self.read(&format!("/v1/actions/{id}?wait={millis}ms"), wait + ANSWER_LIMIT).await
     }
