@@ -105,7 +105,8 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn stored_forms_are_byte_for_byte_those_of_the_golden_file() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records-v1.txt");
-    let text: String = golden().iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
+    let lines: Vec<_> = golden().iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
+    let text = lines.concat();
     if std::env::var_os("ACTIOND_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
