@@ -71,7 +71,8 @@ pub(super) fn open(
     crash_point("open_running_left");
     marks.remove_storage_error()?;
     let recovered = if is_new || distrust.is_some() { recovery.rebuild()? } else { recovery.run()? };
-    let rebuilt = recovery.reason.filter(|_| distrust.is_some() || recovered.had_checkpoint);
+    // Before the first checkpoint there was nothing in sled to lose.
+    let rebuilt = recovery.reason.filter(|_| recovered.had_checkpoint);
     let Recovered { table, mut journal, generation, mut ledger, finished, snapshot, has_meta, .. } =
         recovered;
 
