@@ -137,7 +137,7 @@ fn found_or_find(
     let journal = options.dir.join("journal");
     if let Some(id) = marks.identity()? {
         marks.remove_creating()?;
-        if is_empty(&journal)? {
+        if is_empty(&**disk, &journal)? {
             return Err(StoreError::Damaged {
                 file: journal,
                 offset: 0,
@@ -150,7 +150,7 @@ fn found_or_find(
     if !marks.is_creating()? {
         for part in ["journal", "snapshot", "table"] {
             let path = options.dir.join(part);
-            if !is_empty(&path)? {
+            if !is_empty(&**disk, &path)? {
                 return Err(StoreError::Damaged {
                     file: options.dir.join("identity"),
                     offset: 0,
@@ -162,12 +162,23 @@ fn found_or_find(
         marks.leave_creating()?;
     }
     // Nothing was ever acknowledged from here: the identity comes last.
-    for part in ["journal", "table"] {
-        remove_tree(&options.dir.join(part))?;
+    if !is_empty(&**disk, &journal)? {
+        for name in disk.list(&journal).map_err(io_error("list", &journal))? {
+            let path = journal.join(name);
+            disk.remove(&path).map_err(io_error("remove", &path))?;
+        }
     }
+    remove_tree(&options.dir.join("table"))?;
     crash_point("create_journal");
     let _closed_again = Journal::create(Arc::clone(disk), journal, options.segment_bytes)?;
+    // Also the directories that lead here: they may have been made for this store.
     sync_dir(&options.dir)?;
+    for path in options.dir.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).take(2) {
+        if let Err(error) = sync_dir(path) {
+            // A directory that only root may read was not made by us.
+            tracing::debug!(%error, "cannot sync a directory above the store");
+        }
+    }
     crash_point("create_identity");
     let id = random_id()?;
     marks.leave_identity(&id)?;
@@ -176,11 +187,11 @@ fn found_or_find(
     Ok((id, true))
 }
 
-fn is_empty(path: &Path) -> Result<bool, StoreError> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
+fn is_empty(disk: &dyn Disk, path: &Path) -> Result<bool, StoreError> {
+    match disk.list(path) {
+        Ok(names) => Ok(names.is_empty()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(io_error("read", path)(error)),
+        Err(error) => Err(io_error("list", path)(error)),
     }
 }
 
