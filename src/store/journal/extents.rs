@@ -19,7 +19,9 @@ impl Extents {
         let mut sizes: Vec<u64> = row.map(|((_, bytes), _)| bytes).collect();
         sizes.reverse();
         let mut extents = Self { base: last - sizes.len() as u64, ..Self::default() };
-        sizes.into_iter().for_each(|bytes| extents.push(bytes));
+        for bytes in sizes {
+            extents.push(bytes);
+        }
         extents
     }
 

@@ -35,16 +35,24 @@ pub struct Released {
     pub bytes: u64,
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Resting,
+    /// At the disk, without holding the lock.
+    Working,
+    /// In order or not.
+    Ended,
+}
+
 #[derive(Default)]
 struct State {
     ready: Vec<Spare>,
     released: Vec<Released>,
     /// A commit waits for a spare: do not wait out [`RETRY_AFTER`].
     urgent: bool,
-    working: bool,
     stopping: bool,
-    /// The thread has ended, in order or not.
-    ended: bool,
+    thread: Phase,
     failures: u64,
     last_error: Option<io::Error>,
 }
@@ -100,7 +108,7 @@ impl Spares {
                 self.shared.changed.notify_all();
                 return Ok(spare);
             }
-            if state.failures > failures || state.ended {
+            if state.failures > failures || state.thread == Phase::Ended {
                 state.urgent = false;
                 return Err(state.last_error.take().unwrap_or_else(|| io::ErrorKind::StorageFull.into()));
             }
@@ -120,8 +128,8 @@ impl Spares {
     #[cfg(test)]
     pub fn settle(&self) {
         let mut state = self.shared.lock();
-        while !state.ended
-            && (state.working
+        while state.thread != Phase::Ended
+            && (state.thread == Phase::Working
                 || !state.released.is_empty()
                 || (state.ready.is_empty() && state.last_error.is_none()))
         {
@@ -145,7 +153,7 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
+        self.0.lock().thread = Phase::Ended;
         self.0.changed.notify_all();
     }
 }
@@ -176,7 +184,7 @@ impl Shared {
             }
             let released = std::mem::take(&mut state.released);
             let ready = state.ready.len();
-            state.working = true;
+            state.thread = Phase::Working;
             drop(state);
             let mut fresh = Vec::new();
             for segment in released {
@@ -185,7 +193,7 @@ impl Shared {
             }
             let error = self.make_ready(ready, &mut fresh, &mut made).err();
             state = self.lock();
-            state.working = false;
+            state.thread = Phase::Resting;
             state.ready.append(&mut fresh);
             if let Some(error) = &error {
                 state.failures += 1;
