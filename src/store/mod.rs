@@ -1,14 +1,55 @@
 //! The disk: a journal in front of sled, with snapshots from which sled can be rebuilt.
 //!
-//! CONTRACT SKELETON - the store's author replaces the bodies, keeps the names.
+//! ```text
+//!  submit, change ─▶ journal (one write and one sync per group) ─▶ acknowledged, shown to readers
+//!                        │                                              │
+//!                        ▼                                              ▼
+//!                    snapshot ◀── table (sled) ◀── checkpoint ◀── memory table
+//! ```
+//!
+//! - [`journal`]: what was acknowledged is there and on disk, whatever else is lost.
+//! - `memory`: what changed since the last checkpoint, bounded in bytes.
+//! - `table`: sled as of the last checkpoint; never relied upon alone. `checkpoint` fills it.
+//! - `snapshot`: an export of the table from which, with the journal behind it, sled is rebuilt.
+//! - `open`, `recover`, `replay`: a start. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
+//! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
+//!
+//! # Guarantees
+//!
+//! - What [`Store::commit`] returned `Ok` for is there after any crash, loss of power included.
+//! - A store never starts with less than that: what is damaged beyond rebuilding is an error.
+//! - Memory is bounded by [`Options`], whatever the number of actions.
+//!
+//! The engine's thread owns [`Store`]; faces read through [`Reader`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::action::{Action, ActionId, Body, Event, IllegalTransition, Status, Timestamp};
+use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
 
+mod checkpoint;
+mod codec;
+mod crash_point;
 pub mod disk;
 pub mod journal;
+mod ledger;
+mod marks;
+mod memory;
+mod open;
+mod reader;
+mod record;
+mod recover;
+mod replay;
+mod retention;
+mod shared;
+mod snapshot;
+mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::Reader;
+pub use writer::Store;
 
 /// Where the store lives and how large its parts may grow.
 #[derive(Clone, Debug)]
@@ -52,13 +93,6 @@ pub struct Opened {
     pub paused_queues: Vec<String>,
     pub next_id: ActionId,
 }
-
-/// The writing half; owned by the engine's thread. Changes are staged and then committed as one group.
-pub struct Store {}
-
-/// The reading half; sees only what is durable. Cheap to clone. Calls may block on the disk.
-#[derive(Clone)]
-pub struct Reader {}
 
 /// The submission that first used an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,60 +163,12 @@ impl StoreError {
 }
 
 impl Store {
-    pub fn open(_options: &Options, _now: Timestamp, _loader: &mut dyn Loader) -> Result<Opened, StoreError> {
-        todo!()
-    }
-    /// Stages a new action. `id` must be the next one.
-    pub fn submit(&mut self, _id: ActionId, _body: Arc<Body>, _status: Status) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Stages the new status of an action; `status.version` must be one above the stored one and `status.state`
-    /// what `event` leads to.
-    pub fn change(&mut self, _id: ActionId, _event: Event, _status: Status) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Stages that a queue is paused or goes on.
-    pub fn pause_queue(&mut self, _queue: &str, _paused: bool) {
-        todo!()
-    }
-    /// Makes everything staged durable with one write and one sync, then shows it to readers.
-    pub fn commit(&mut self) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// The action as staged (not necessarily durable yet).
-    pub fn get(&self, _id: ActionId) -> Result<Option<Action>, StoreError> {
-        todo!()
-    }
-    /// The first use of an idempotency key of that uid, staged ones included.
-    pub fn key_use(&self, _uid: u32, _key: &str) -> Result<Option<KeyUse>, StoreError> {
-        todo!()
-    }
-    /// Stages the removal of finished actions that are past retention, at most `limit`; says which.
-    pub fn expire(&mut self, _now: Timestamp, _limit: usize) -> Result<Vec<ActionId>, StoreError> {
-        todo!()
-    }
-    pub fn pressure(&self) -> Pressure {
-        todo!()
-    }
-    /// Checkpoints, closes sled, syncs it and leaves the clean mark.
-    pub fn close(self) -> Result<(), StoreError> {
-        todo!()
-    }
-}
-
-impl Reader {
-    pub fn get(&self, _id: ActionId) -> Result<Option<Action>, StoreError> {
-        todo!()
-    }
-    /// Actions below `before` (from the newest if none), newest first, until `visit` returns false.
-    pub fn scan_back(
-        &self,
-        _before: Option<ActionId>,
-        _visit: &mut dyn FnMut(Action) -> bool,
-    ) -> Result<(), StoreError> {
-        todo!()
-    }
-    pub fn health(&self) -> Health {
-        todo!()
+    /// Opens the store in `options.dir`, or creates it there; every unfinished action goes to `loader`.
+    ///
+    /// Returns when the start is durable: what was replayed survives loss of power, and so does the new
+    /// incarnation. May take a while if sled must be rebuilt, see [`Health::last_rebuild_reason`].
+    pub fn open(options: &Options, now: Timestamp, loader: &mut dyn Loader) -> Result<Opened, StoreError> {
+        let environment = open::Environment { disk: Arc::new(disk::RealDisk), machine: None };
+        open::open(options, environment, now, loader)
     }
 }

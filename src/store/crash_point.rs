@@ -1,0 +1,32 @@
+//! Named points at which a test kills the daemon. Compiled to nothing without the feature `crash-points`.
+//!
+//! `ACTIOND_CRASH_AT=name` kills at the first pass of that point, `name:n` at the n-th, with SIGKILL, so
+//! that no destructor and no handler runs.
+
+#[cfg(feature = "crash-points")]
+pub(super) fn crash_point(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+
+    let wanted = WANTED.get_or_init(|| {
+        let text = std::env::var("ACTIOND_CRASH_AT").ok()?;
+        Some(match text.split_once(':') {
+            Some((name, pass)) => (name.to_owned(), pass.parse().unwrap_or(1)),
+            None => (text, 1),
+        })
+    });
+    let Some((wanted, pass)) = wanted else { return };
+    if wanted == name && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == *pass {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+pub(super) fn crash_point(_name: &str) {}

@@ -1,0 +1,441 @@
+//! A disk in memory that knows what was synced, for tests of the whole `store/`.
+//!
+//! Contents are tracked in sectors of 512 bytes, directory entries as a list of changes since the directory was
+//! last synced. [`SimulatedDisk::after_power_cut`] gives the disk as it may be found afterwards: each sector and
+//! each directory change that was not synced is there or not, independently of the others. An inode has one name;
+//! directories themselves are durable at once.
+//!
+//! Operations are counted from 1: every creation, write, sync, rename and removal (`create_zeroed` is three:
+//! creation, zeros, sync). Reading is not counted. A fault can be set for the n-th of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fastrand::Rng;
+
+use super::{Disk, DiskFile};
+
+pub const SECTOR: usize = 512;
+pub const EIO: i32 = 5;
+pub const ENOSPC: i32 = 28;
+
+/// What happens at the chosen operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This operation fails with that errno and does nothing.
+    Once(i32),
+    /// This and all later ones fail with that errno.
+    Forever(i32),
+    /// A write leaves only its first half behind and fails with ENOSPC; another operation just fails.
+    Short,
+    /// The power is cut during this operation: a write in flight may persist in part. All later ones fail.
+    PowerCut,
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+}
+
+#[derive(Clone)]
+struct Change {
+    from: Option<PathBuf>,
+    to: Option<PathBuf>,
+    inode: u64,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    changes: Vec<Change>,
+    dirs: BTreeSet<PathBuf>,
+    next_inode: u64,
+    operations: u64,
+    fault: Option<(u64, Fault)>,
+    dead: bool,
+    reads_fail: bool,
+    syncs_lie: bool,
+}
+
+/// See the file's header. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+struct SimulatedFile {
+    state: Arc<Mutex<State>>,
+    inode: u64,
+}
+
+/// What an operation that met no error has to do.
+#[derive(PartialEq, Eq)]
+enum Go {
+    /// As asked.
+    On,
+    /// In flight at a power cut or cut short: do (part of) it, then fail with this errno.
+    Half(i32, bool),
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+impl State {
+    fn begin(&mut self) -> io::Result<Go> {
+        if self.dead {
+            return Err(errno(EIO));
+        }
+        self.operations += 1;
+        match self.fault {
+            Some((at, Fault::Once(code))) if at == self.operations => Err(errno(code)),
+            Some((at, Fault::Forever(code))) if at <= self.operations => Err(errno(code)),
+            Some((at, Fault::Short)) if at == self.operations => Ok(Go::Half(ENOSPC, true)),
+            Some((at, Fault::PowerCut)) if at == self.operations => {
+                self.dead = true;
+                Ok(Go::Half(EIO, false))
+            }
+            _ => Ok(Go::On),
+        }
+    }
+
+    /// A change of a directory; in flight at a power cut it may persist, otherwise it happens wholly or not.
+    fn change(&mut self, go: &Go, from: Option<&Path>, to: Option<&Path>, inode: u64) -> io::Result<()> {
+        if let Go::Half(code, true) = go {
+            return Err(errno(*code));
+        }
+        if let Some(from) = from {
+            self.names.remove(from);
+        }
+        if let Some(to) = to {
+            self.names.insert(to.to_owned(), inode);
+        }
+        self.changes.push(Change { from: from.map(Path::to_owned), to: to.map(Path::to_owned), inode });
+        match go {
+            Go::Half(code, _) => Err(errno(*code)),
+            Go::On => Ok(()),
+        }
+    }
+
+    fn write(&mut self, go: &Go, inode: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let bytes = if let Go::Half(_, true) = go { &bytes[..bytes.len() / 2] } else { bytes };
+        let file = self.inodes.get_mut(&inode).ok_or_else(|| errno(EIO))?;
+        let end = offset + bytes.len();
+        if file.now.len() < end {
+            file.now.resize(end, 0);
+        }
+        file.now[offset..end].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            file.dirty.extend(offset / SECTOR..=(end - 1) / SECTOR);
+        }
+        match go {
+            Go::Half(code, _) => Err(errno(*code)),
+            Go::On => Ok(()),
+        }
+    }
+
+    fn sync(&mut self, go: &Go, inode: u64) -> io::Result<()> {
+        if let Go::Half(code, _) = go {
+            return Err(errno(*code));
+        }
+        if !self.syncs_lie {
+            let file = self.inodes.get_mut(&inode).ok_or_else(|| errno(EIO))?;
+            file.durable.resize(file.now.len(), 0);
+            for sector in std::mem::take(&mut file.dirty) {
+                file.persist(sector);
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, path: &Path) -> io::Result<u64> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        if !self.dirs.contains(parent) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let go = self.begin()?;
+        self.next_inode += 1;
+        let inode = self.next_inode;
+        self.inodes.insert(inode, Inode::default());
+        self.change(&go, None, Some(path), inode)?;
+        Ok(inode)
+    }
+}
+
+impl Inode {
+    fn persist(&mut self, sector: usize) {
+        let start = sector * SECTOR;
+        let end = (start + SECTOR).min(self.now.len());
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.now[start..end]);
+    }
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        names.retain(|_, inode| *inode != self.inode);
+        if let Some(from) = &self.from
+            && self.to.is_none()
+        {
+            names.remove(from);
+        }
+        if let Some(to) = &self.to {
+            names.insert(to.clone(), self.inode);
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        [&self.from, &self.to].into_iter().flatten().any(|path| path.parent() == Some(dir))
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk on which the directory `dir` and its parents exist.
+    pub fn with_dir(dir: &Path) -> Self {
+        let disk = Self::default();
+        lock(&disk.state).dirs.extend(dir.ancestors().map(Path::to_owned));
+        disk
+    }
+
+    /// Sets what happens at the n-th operation from the disk's beginning. Replaces an earlier fault.
+    pub fn set_fault(&self, at: u64, fault: Fault) {
+        lock(&self.state).fault = Some((at, fault));
+    }
+
+    pub fn clear_fault(&self) {
+        lock(&self.state).fault = None;
+    }
+
+    /// From now on every read fails with EIO, or no longer.
+    pub fn set_reads_fail(&self, fail: bool) {
+        lock(&self.state).reads_fail = fail;
+    }
+
+    /// From now on syncs of files answer `Ok` and do nothing: a disk that a test must catch.
+    pub fn lie_about_syncs(&self) {
+        lock(&self.state).syncs_lie = true;
+    }
+
+    pub fn operations(&self) -> u64 {
+        lock(&self.state).operations
+    }
+
+    pub fn power_is_cut(&self) -> bool {
+        lock(&self.state).dead
+    }
+
+    /// The disk as it may be found after the power came back: a new disk without faults.
+    ///
+    /// The seed chooses what persisted: for one seed in four nothing that was not synced, for one all of it, for
+    /// the others any subset; directory changes persist as a prefix (as a journalling file system has it) for
+    /// every other seed, else as any subset.
+    pub fn after_power_cut(&self, seed: u64) -> Self {
+        let mut state = lock(&self.state).clone();
+        let mut rng = Rng::with_seed(seed);
+        let chance = match seed % 4 {
+            0 => 0.0,
+            1 => 1.0,
+            _ => rng.f64(),
+        };
+        for inode in state.inodes.values_mut() {
+            let old_len = inode.durable.len();
+            for sector in std::mem::take(&mut inode.dirty) {
+                if rng.f64() < chance {
+                    inode.persist(sector);
+                }
+            }
+            if inode.now.len() > old_len && rng.f64() < chance {
+                inode.durable.resize(inode.now.len(), 0);
+            }
+            inode.now.clone_from(&inode.durable);
+        }
+        let changes = std::mem::take(&mut state.changes);
+        let prefix = rng.usize(..=changes.len());
+        for (at, change) in changes.iter().enumerate() {
+            let persists = match seed % 4 {
+                0 => false,
+                1 => true,
+                2 => at < prefix,
+                _ => rng.bool(),
+            };
+            if persists {
+                change.apply(&mut state.durable_names);
+            }
+        }
+        state.names = state.durable_names.clone();
+        let linked: BTreeSet<u64> = state.names.values().copied().collect();
+        state.inodes.retain(|number, _| linked.contains(number));
+        state.operations = 0;
+        state.fault = None;
+        state.dead = false;
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The same disk as another process finds it when this one died: nothing is lost. No faults.
+    pub fn after_process_death(&self) -> Self {
+        let mut state = lock(&self.state).clone();
+        state.operations = 0;
+        state.fault = None;
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = lock(&self.state);
+        state.names.get(path).and_then(|inode| state.inodes.get(inode)).map(|inode| inode.now.clone())
+    }
+
+    /// Replaces a file behind the store's back, durably; creates it if need be.
+    pub fn put(&self, path: &Path, bytes: Vec<u8>) {
+        let mut state = lock(&self.state);
+        let inode = state.names.get(path).copied().unwrap_or(state.next_inode + 1);
+        state.next_inode = state.next_inode.max(inode);
+        state.inodes.insert(inode, Inode { now: bytes.clone(), durable: bytes, dirty: BTreeSet::new() });
+        state.names.insert(path.to_owned(), inode);
+        state.durable_names.insert(path.to_owned(), inode);
+    }
+
+    /// Flips one bit behind the store's back.
+    pub fn flip_bit(&self, path: &Path, offset: usize) {
+        let mut bytes = self.contents(path).expect("the file exists");
+        bytes[offset] ^= 1;
+        self.put(path, bytes);
+    }
+}
+
+impl DiskFile for SimulatedFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let go = state.begin()?;
+        state.write(&go, self.inode, usize::try_from(offset).expect("fits"), bytes)
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let state = lock(&self.state);
+        if state.dead || state.reads_fail {
+            return Err(errno(EIO));
+        }
+        let start = usize::try_from(offset).expect("fits");
+        let file = state.inodes.get(&self.inode).ok_or_else(|| errno(EIO))?;
+        let found = file.now.get(start..start + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let state = lock(&self.state);
+        Ok(state.inodes.get(&self.inode).ok_or_else(|| errno(EIO))?.now.len() as u64)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let go = state.begin()?;
+        state.sync(&go, self.inode)
+    }
+}
+
+impl SimulatedDisk {
+    fn file(&self, inode: u64) -> Box<dyn DiskFile> {
+        Box::new(SimulatedFile { state: Arc::clone(&self.state), inode })
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let state = lock(&self.state);
+        if state.dead {
+            return Err(errno(EIO));
+        }
+        let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.file(inode))
+    }
+
+    fn create_zeroed(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = lock(&self.state);
+        let inode = state.create(path)?;
+        let zeros = vec![0; usize::try_from(bytes).expect("fits")];
+        let go = state.begin();
+        let mut result = go.and_then(|go| state.write(&go, inode, 0, &zeros));
+        if result.is_ok() {
+            result = state.begin().and_then(|go| state.sync(&go, inode));
+        }
+        if let Err(error) = result {
+            if !state.dead {
+                let _ = state.change(&Go::On, Some(path), None, inode);
+            }
+            return Err(error);
+        }
+        Ok(self.file(inode))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let inode = lock(&self.state).create(path)?;
+        Ok(self.file(inode))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let go = state.begin()?;
+        if go != Go::On {
+            return Err(errno(EIO));
+        }
+        state.dirs.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        let go = state.begin()?;
+        state.change(&go, Some(from), Some(to), inode)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let go = state.begin()?;
+        state.change(&go, Some(path), None, inode)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let go = state.begin()?;
+        if let Go::Half(code, _) = go {
+            return Err(errno(code));
+        }
+        let (durable, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.changes).into_iter().partition(|change| change.is_in(dir));
+        for change in durable {
+            change.apply(&mut state.durable_names);
+        }
+        state.changes = rest;
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = lock(&self.state);
+        if state.dead {
+            return Err(errno(EIO));
+        }
+        if !state.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+}

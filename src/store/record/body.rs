@@ -1,0 +1,167 @@
+//! The stored form of a body, version 1: frozen. To change it, add a version beside it and keep reading this one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::{ActionId, Actor, Body, JsonText, LockKey, OnConflict, Recovery, RetryPolicy, Timestamp};
+use crate::store::codec::{Malformed, decode_versioned, encode_versioned};
+
+const VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct BodyV1<'a> {
+    user: &'a str,
+    resource_type: &'a str,
+    action: &'a str,
+    resource_id: u64,
+    started_via: &'a str,
+    metadata: &'a str,
+    accepted_at: i64,
+    uid: u32,
+    gid: u32,
+    pid: u32,
+    queue: &'a str,
+    priority: u8,
+    run_at: Option<i64>,
+    deadline: Option<i64>,
+    timeout_ms: u64,
+    on_conflict: u8,
+    idempotency_key: Option<&'a str>,
+    request_digest: [u8; 16],
+    attempts: u32,
+    backoff_ms: u64,
+    backoff_max_ms: u64,
+    recovery: u8,
+    locks: Vec<u64>,
+    retry_of: Option<u64>,
+}
+
+/// The body as it is stored.
+pub(in crate::store) fn encode_body(body: &Body) -> Vec<u8> {
+    let Body {
+        user,
+        resource_type,
+        action,
+        resource_id,
+        started_via,
+        metadata,
+        accepted_at,
+        submitter: Actor { uid, gid, pid },
+        queue,
+        priority,
+        run_at,
+        deadline,
+        timeout_ms,
+        on_conflict,
+        idempotency_key,
+        request_digest,
+        retry: RetryPolicy { attempts, backoff_ms, backoff_max_ms },
+        recovery,
+        locks,
+        retry_of,
+    } = body;
+    let stored = BodyV1 {
+        user,
+        resource_type,
+        action,
+        resource_id: *resource_id,
+        started_via,
+        metadata: metadata.as_str(),
+        accepted_at: accepted_at.0,
+        uid: *uid,
+        gid: *gid,
+        pid: *pid,
+        queue,
+        priority: *priority,
+        run_at: run_at.map(|at| at.0),
+        deadline: deadline.map(|at| at.0),
+        timeout_ms: *timeout_ms,
+        on_conflict: match on_conflict {
+            OnConflict::Queue => 1,
+            OnConflict::Reject => 2,
+            OnConflict::Join => 3,
+            OnConflict::ReplaceQueued => 4,
+            OnConflict::Parallel => 5,
+        },
+        idempotency_key: idempotency_key.as_deref(),
+        request_digest: *request_digest,
+        attempts: *attempts,
+        backoff_ms: *backoff_ms,
+        backoff_max_ms: *backoff_max_ms,
+        recovery: match recovery {
+            Recovery::Rerun => 1,
+            Recovery::Probe => 2,
+            Recovery::Resume => 3,
+            Recovery::Fail => 4,
+            Recovery::Hold => 5,
+        },
+        locks: locks.iter().map(|lock| lock.0).collect(),
+        retry_of: retry_of.map(|id| id.0),
+    };
+    encode_versioned(VERSION, &stored)
+}
+
+/// The body that was stored.
+pub(in crate::store) fn decode_body(bytes: &[u8]) -> Result<Body, Malformed> {
+    let BodyV1 {
+        user,
+        resource_type,
+        action,
+        resource_id,
+        started_via,
+        metadata,
+        accepted_at,
+        uid,
+        gid,
+        pid,
+        queue,
+        priority,
+        run_at,
+        deadline,
+        timeout_ms,
+        on_conflict,
+        idempotency_key,
+        request_digest,
+        attempts,
+        backoff_ms,
+        backoff_max_ms,
+        recovery,
+        locks,
+        retry_of,
+    } = decode_versioned("a body", VERSION, bytes)?;
+    Ok(Body {
+        user: user.to_owned(),
+        resource_type: resource_type.to_owned(),
+        action: action.to_owned(),
+        resource_id,
+        started_via: started_via.to_owned(),
+        metadata: JsonText::from_checked(metadata),
+        accepted_at: Timestamp(accepted_at),
+        submitter: Actor { uid, gid, pid },
+        queue: queue.to_owned(),
+        priority,
+        run_at: run_at.map(Timestamp),
+        deadline: deadline.map(Timestamp),
+        timeout_ms,
+        on_conflict: match on_conflict {
+            1 => OnConflict::Queue,
+            2 => OnConflict::Reject,
+            3 => OnConflict::Join,
+            4 => OnConflict::ReplaceQueued,
+            5 => OnConflict::Parallel,
+            other => return Err(Malformed::new(format!("no conflict choice has number {other}"))),
+        },
+        idempotency_key: idempotency_key.map(str::to_owned),
+        request_digest,
+        retry: RetryPolicy { attempts, backoff_ms, backoff_max_ms },
+        recovery: match recovery {
+            1 => Recovery::Rerun,
+            2 => Recovery::Probe,
+            3 => Recovery::Resume,
+            4 => Recovery::Fail,
+            5 => Recovery::Hold,
+            other => return Err(Malformed::new(format!("no recovery policy has number {other}"))),
+        },
+        locks: locks.into_iter().map(LockKey).collect(),
+        retry_of: retry_of.map(ActionId),
+    })
+}

@@ -1,0 +1,191 @@
+//! Round trips, the golden file, and hostile bytes.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::action::{
+    ActionId, Actor, AttemptEnd, AttemptRecord, Body, CancelRequest, Claim, Finish, JsonText, LockKey,
+    OnConflict, Program, Progress, Recovery, RetryPolicy, State, Status, Timestamp,
+};
+
+fn full_body() -> Body {
+    Body {
+        user: "ada@example.org".to_owned(),
+        resource_type: "Stack".to_owned(),
+        action: "deploy".to_owned(),
+        resource_id: 12_345,
+        started_via: "web".to_owned(),
+        metadata: JsonText::from_checked(r#"{"git_ref":"main"}"#),
+        accepted_at: Timestamp(1_700_000_000_123),
+        submitter: Actor { uid: 1000, gid: 100, pid: 4242 },
+        queue: "default".to_owned(),
+        priority: 9,
+        run_at: Some(Timestamp(1_700_000_001_000)),
+        deadline: Some(Timestamp(-1)),
+        timeout_ms: 1_800_000,
+        on_conflict: OnConflict::ReplaceQueued,
+        idempotency_key: Some("key-1".to_owned()),
+        request_digest: [7; 16],
+        retry: RetryPolicy { attempts: 3, backoff_ms: 1_000, backoff_max_ms: 300_000 },
+        recovery: Recovery::Hold,
+        locks: vec![LockKey(1), LockKey(u64::MAX)],
+        retry_of: Some(ActionId(17)),
+    }
+}
+
+fn full_status() -> Status {
+    Status {
+        version: 300,
+        state: State::Running,
+        reason: "why".to_owned(),
+        due_at: Some(Timestamp(5)),
+        attempt: 4,
+        tries_used: 2,
+        deaths: 1,
+        progress: Some(Progress { percent: 40, message: "pushing".to_owned(), at: Timestamp(6) }),
+        checkpoint: Some(JsonText::from_checked(r#"{"step":2}"#)),
+        claim: Some(Claim {
+            incarnation: 8,
+            boot_id: "b".to_owned(),
+            began_at: Timestamp(7),
+            program: Some(Program { pid: 99, start_ticks: 1 << 40 }),
+        }),
+        attempts: vec![AttemptRecord {
+            attempt: 3,
+            began_at: Timestamp(1),
+            ended_at: Timestamp(2),
+            end: AttemptEnd::Interrupted,
+            message: "gone".to_owned(),
+        }],
+        cancel: Some(CancelRequest { uid: 0, at: Timestamp(9), reason: "no".to_owned() }),
+        finish: Some(Finish {
+            at: Timestamp(10),
+            success: true,
+            message: "done".to_owned(),
+            result: JsonText::from_checked(r#"{"url":"x"}"#),
+        }),
+    }
+}
+
+fn golden() -> Vec<(&'static str, Vec<u8>)> {
+    let (body, status) = (encode_body(&full_body()), encode_status(&full_status()));
+    let meta = Meta {
+        store_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        group: 9,
+        live_count: 8,
+        digest: 7,
+        next_id: 6,
+        incarnation: 5,
+        paused_queues: vec!["slow".to_owned()],
+    };
+    vec![
+        ("body", body.clone()),
+        ("status", status.clone()),
+        ("submitted", Record::Submitted { id: 1, body: &body, status: &status }.encode()),
+        ("changed", Record::Changed { id: 2, event: Event::Claim, status: &status }.encode()),
+        ("deleted", Record::Deleted { actions: vec![(3, 4), (5, 6)] }.encode()),
+        ("queue_paused", Record::QueuePaused { queue: "slow".to_owned(), paused: true }.encode()),
+        ("started", Record::Started { incarnation: 7, boot_id: "b".to_owned() }.encode()),
+        ("checkpointed", Record::Checkpointed { live_count: 8, digest: 9 }.encode()),
+        ("meta", meta.encode()),
+        ("key_use", StoredKeyUse { id: 1, digest: [2; 16], accepted_at: -3 }.encode()),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[test]
+fn stored_forms_are_byte_for_byte_those_of_the_golden_file() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records-v1.txt");
+    let lines: Vec<_> = golden().iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
+    let text = lines.concat();
+    if std::env::var_os("ACTIOND_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(
+        text,
+        std::fs::read_to_string(path).unwrap(),
+        "a released form changed: add a version instead"
+    );
+}
+
+#[test]
+fn golden_bytes_give_back_their_values() {
+    for (name, bytes) in golden() {
+        match name {
+            "body" => assert_eq!(decode_body(&bytes).unwrap(), full_body()),
+            "status" => {
+                assert_eq!(decode_status(&bytes).unwrap(), full_status());
+                assert_eq!(peek_status(&bytes).unwrap(), (300, State::Running));
+            }
+            "meta" => assert_eq!(Meta::decode(&bytes).unwrap().encode(), bytes),
+            "key_use" => assert_eq!(StoredKeyUse::decode(&bytes).unwrap().encode(), bytes),
+            _ => assert_eq!(Record::decode(&bytes).unwrap().encode(), bytes, "{name}"),
+        }
+    }
+}
+
+#[test]
+fn every_choice_survives_storage() {
+    for on_conflict in OnConflict::ALL {
+        for recovery in Recovery::ALL {
+            let body = Body { on_conflict, recovery, idempotency_key: None, ..full_body() };
+            assert_eq!(decode_body(&encode_body(&body)).unwrap(), body);
+        }
+    }
+    for state in State::ALL {
+        let status = Status::accepted(state, None);
+        assert_eq!(decode_status(&encode_status(&status)).unwrap(), status);
+        assert_eq!(peek_status(&encode_status(&status)).unwrap(), (1, state));
+    }
+}
+
+#[test]
+fn cut_or_lengthened_record_is_refused() {
+    for (name, bytes) in golden() {
+        let refused = |bytes: &[u8]| match name {
+            "body" => decode_body(bytes).is_err(),
+            "status" => decode_status(bytes).is_err(),
+            "meta" => Meta::decode(bytes).is_err(),
+            "key_use" => StoredKeyUse::decode(bytes).is_err(),
+            _ => Record::decode(bytes).is_err(),
+        };
+        for cut in 0..bytes.len() {
+            assert!(refused(&bytes[..cut]), "{name} cut at {cut}");
+        }
+        assert!(refused(&[&bytes[..], &[0]].concat()), "{name} with a byte more");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0u8..9) {
+        let versioned = [&[1u8][..], &bytes].concat();
+        let _ = decode_body(&versioned);
+        let _ = decode_status(&versioned);
+        let _ = peek_status(&versioned);
+        let _ = Meta::decode(&versioned);
+        let _ = Record::decode(&bytes);
+        let _ = Record::decode(&[&[kind][..], &versioned].concat());
+    }
+
+    #[test]
+    fn flipped_byte_never_makes_decoding_panic(at in any::<prop::sample::Index>(), flip in 1u8..) {
+        for (_, mut bytes) in golden() {
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            let _ = decode_body(&bytes);
+            let _ = decode_status(&bytes);
+            let _ = Meta::decode(&bytes);
+            let _ = Record::decode(&bytes);
+        }
+    }
+}

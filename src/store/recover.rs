@@ -1,0 +1,343 @@
+//! Brings table, journal and memory together at a start: either sled as it lies there, or a new one made from
+//! a snapshot. See [`super::open`] for the order of things.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::crash_point::crash_point;
+use super::disk::Disk;
+use super::journal::{GroupNumber, Journal};
+use super::ledger::Ledger;
+use super::marks::{io_error, make_dir, sync_dir};
+use super::memory::{Entry, Generation};
+use super::open::remove_tree;
+use super::record::{peek_status, version_hash};
+use super::replay::Replay;
+use super::shared::action;
+use super::snapshot::{self, Piece, Unreadable};
+use super::table::pack::Stored;
+use super::table::{Table, TableError};
+use super::{Loader, Options, StoreError};
+
+/// Everything a store runs on.
+pub(super) struct Recovered {
+    pub table: Table,
+    pub journal: Journal,
+    pub generation: Generation,
+    pub ledger: Ledger,
+    /// Finished actions that are live.
+    pub finished: u64,
+    /// Group and size of the newest snapshot.
+    pub snapshot: Option<(u64, u64)>,
+    /// Whether the table holds a checkpoint.
+    pub has_meta: bool,
+    /// Whether the store ever had one.
+    pub had_checkpoint: bool,
+}
+
+pub(super) struct Recovery<'a> {
+    pub options: &'a Options,
+    pub disk: Arc<dyn Disk>,
+    pub store_id: String,
+    pub loader: &'a mut dyn Loader,
+    /// Why sled was rebuilt, if it was.
+    pub reason: Option<String>,
+}
+
+/// The table cannot be used, with the reason; or nothing can.
+enum Trouble {
+    Distrust(String),
+    Store(StoreError),
+}
+
+impl From<TableError> for Trouble {
+    fn from(TableError(why): TableError) -> Self {
+        Self::Distrust(why)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Recovery<'_> {
+    /// Takes sled as it is if it is what the journal says, else rebuilds it.
+    pub fn run(&mut self) -> Result<Recovered, StoreError> {
+        match self.trust() {
+            Ok(recovered) => Ok(recovered),
+            Err(Trouble::Store(error)) => Err(error),
+            Err(Trouble::Distrust(reason)) => {
+                self.quarantine(&reason)?;
+                self.rebuild()
+            }
+        }
+    }
+
+    /// Moves sled's directory aside; only the last one is kept.
+    pub fn quarantine(&mut self, reason: &str) -> Result<(), StoreError> {
+        self.reason = Some(reason.to_owned());
+        let (table, aside) = (self.options.dir.join("table"), self.options.dir.join("quarantine"));
+        if table.exists() {
+            tracing::warn!(reason, "table is not trusted and is rebuilt from snapshot and journal");
+            remove_tree(&aside)?;
+            make_dir(&aside)?;
+            let to = aside.join("table");
+            std::fs::rename(&table, &to).map_err(io_error("move", &table))?;
+            sync_dir(&aside)?;
+            sync_dir(&self.options.dir)?;
+        }
+        crash_point("quarantined");
+        Ok(())
+    }
+
+    fn trust(&mut self) -> Result<Recovered, Trouble> {
+        let table = Table::open(&self.options.dir.join("table"), self.options.cache_bytes)?;
+        let meta = table.meta()?.ok_or_else(|| Trouble::Distrust("it holds no checkpoint".to_owned()))?;
+        if meta.store_id != self.store_id {
+            return Err(Trouble::Distrust("it belongs to another store".to_owned()));
+        }
+        table.forget_from(meta.next_id)?;
+        let snapshot = self.newest_snapshot()?;
+        let covered = snapshot.as_ref().map_or(0, |(meta, _)| meta.group);
+        if covered > meta.group {
+            return Err(Trouble::Distrust("it is older than the newest snapshot".to_owned()));
+        }
+        let told = snapshot.as_ref().filter(|_| covered == meta.group);
+        let told = told.map(|(meta, _)| (meta.live_count, meta.digest));
+        // The checkpoint's own group says what it holds; a snapshot says the same, and the group may be gone.
+        let after = if told.is_some() { meta.group } else { meta.group.saturating_sub(1) };
+        let (held, counted) = (meta.group, (meta.live_count, meta.digest));
+        let mut replay = self.replay(&table, Ledger::from_meta(meta), held, true);
+        replay.checkpointed = told;
+        let journal = self.open_journal(after, &mut replay);
+        if let Some(why) = replay.distrust.take() {
+            return Err(Trouble::Distrust(why));
+        }
+        let journal = journal?;
+        if replay.checkpointed != Some(counted) {
+            return Err(Trouble::Distrust("the journal knows another checkpoint".to_owned()));
+        }
+        let Replay { generation, ledger, .. } = replay;
+        let finished = self.load_all(&table, &generation, &ledger)?;
+        let snapshot = snapshot.map(|(meta, bytes)| (meta.group, bytes));
+        Ok(Recovered {
+            table,
+            journal,
+            generation,
+            ledger,
+            finished,
+            snapshot,
+            has_meta: true,
+            had_checkpoint: true,
+        })
+    }
+
+    /// Makes a new table from the newest snapshot that can be read, and the journal behind it.
+    pub fn rebuild(&mut self) -> Result<Recovered, StoreError> {
+        let dir = self.options.dir.join("snapshot");
+        let groups = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
+        let mut unreadable = None;
+        let mut damaged = Vec::new();
+        for group in groups {
+            match self.rebuild_from(Some(group))? {
+                Ok(recovered) => return self.set_aside(&damaged).map(|()| recovered),
+                Err(Unreadable { offset, detail }) => {
+                    let path = snapshot::path(&dir, group);
+                    tracing::error!(path = %path.display(), offset, error = detail, "snapshot is damaged");
+                    damaged.push(path.clone());
+                    unreadable.get_or_insert(StoreError::Damaged {
+                        file: path,
+                        offset,
+                        detail,
+                        next_step: "restore the snapshot from a backup of the store",
+                    });
+                }
+            }
+        }
+        match self.rebuild_from(None) {
+            Ok(Ok(recovered)) => self.set_aside(&damaged).map(|()| recovered),
+            Ok(Err(Unreadable { detail, .. })) => Err(StoreError::Io {
+                what: "rebuild",
+                path: self.options.dir.join("table"),
+                source: std::io::Error::other(detail),
+            }),
+            // The journal does not reach back to the first action: the snapshot is what is missing.
+            Err(error @ StoreError::Damaged { .. }) => Err(unreadable.unwrap_or(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Damaged snapshots no longer count as one of the two that are kept, once all is there without them.
+    fn set_aside(&self, damaged: &[PathBuf]) -> Result<(), StoreError> {
+        for path in damaged {
+            let aside = path.with_extension("damaged");
+            self.disk.rename(path, &aside).map_err(io_error("rename", path))?;
+        }
+        Ok(())
+    }
+
+    fn rebuild_from(&mut self, group: Option<u64>) -> Result<Result<Recovered, Unreadable>, StoreError> {
+        let failed = |error: TableError| StoreError::Io {
+            what: "rebuild",
+            path: self.options.dir.join("table"),
+            source: std::io::Error::other(error),
+        };
+        let dir = self.options.dir.join("table");
+        remove_tree(&dir)?;
+        let table = Table::open(&dir, self.options.cache_bytes).map_err(failed)?;
+        let mut ledger = Ledger::new(self.store_id.clone());
+        let (mut held, mut newest) = (0, None);
+        if let Some(group) = group {
+            let path = snapshot::path(&self.options.dir.join("snapshot"), group);
+            match fill(&*self.disk, &path, &table).map_err(failed)? {
+                Ok(meta) if meta.store_id == self.store_id && meta.group == group => {
+                    held = meta.group;
+                    ledger = Ledger::from_meta(meta);
+                    newest = Some((group, std::fs::metadata(&path).map_or(0, |metadata| metadata.len())));
+                }
+                Ok(_) => {
+                    return Ok(Err(Unreadable { offset: 0, detail: "it is not this store's".to_owned() }));
+                }
+                Err(unreadable) => return Ok(Err(unreadable)),
+            }
+            crash_point("rebuild_filled");
+        }
+        let mut replay = self.replay(&table, ledger, held, false);
+        let journal = self.open_journal(held, &mut replay)?;
+        let Replay { generation, ledger, saw_checkpoint, .. } = replay;
+        let finished = match self.load_all(&table, &generation, &ledger) {
+            Ok(finished) => finished,
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::Distrust(why)) => return Err(failed(TableError(why))),
+        };
+        crash_point("rebuilt");
+        Ok(Ok(Recovered {
+            table,
+            journal,
+            generation,
+            ledger,
+            finished,
+            snapshot: newest,
+            has_meta: false,
+            had_checkpoint: saw_checkpoint || newest.is_some(),
+        }))
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<(super::record::Meta, u64)>, StoreError> {
+        let dir = self.options.dir.join("snapshot");
+        let groups = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
+        for group in groups {
+            let path = snapshot::path(&dir, group);
+            match snapshot::read_meta(&*self.disk, &path) {
+                Ok(meta) => {
+                    let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                    return Ok(Some((meta, bytes)));
+                }
+                Err(Unreadable { offset, detail }) => {
+                    tracing::error!(path = %path.display(), offset, error = detail, "snapshot is damaged");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn replay<'t>(&self, table: &'t Table, ledger: Ledger, held: u64, trusted: bool) -> Replay<'t> {
+        Replay {
+            table,
+            generation: Generation::default(),
+            ledger,
+            held,
+            checkpointed: None,
+            saw_checkpoint: false,
+            trusted,
+            distrust: None,
+            spill_bytes: if trusted { u64::MAX } else { self.options.memory_bytes_max / 2 },
+            journal: self.options.dir.join("journal"),
+        }
+    }
+
+    fn open_journal(&self, after: u64, replay: &mut Replay<'_>) -> Result<Journal, StoreError> {
+        Journal::open(
+            Arc::clone(&self.disk),
+            self.options.dir.join("journal"),
+            self.options.segment_bytes,
+            GroupNumber(after),
+            &mut |replayed| replay.take(&replayed),
+        )
+    }
+
+    /// Hands every unfinished action to the loader and counts all; how many are finished.
+    fn load_all(&mut self, table: &Table, generation: &Generation, ledger: &Ledger) -> Result<u64, Trouble> {
+        self.loader.begin();
+        let mut count = Count { loader: &mut *self.loader, ledger: Ledger::default(), finished: 0 };
+        let mut changed = generation.actions.iter().peekable();
+        let mut packs = table.packs(0)?;
+        while let Some(actions) = packs.next()? {
+            for Stored { id, body, status } in actions {
+                while let Some((newer, entry)) = changed.next_if(|(newer, _)| **newer < id) {
+                    count.take_entry(*newer, entry, None)?;
+                }
+                match changed.next_if(|(newer, _)| **newer == id) {
+                    Some((_, entry)) => count.take_entry(id, entry, Some(&body))?,
+                    None => count.take(id, &body, &status)?,
+                }
+            }
+        }
+        for (id, entry) in changed {
+            count.take_entry(*id, entry, None)?;
+        }
+        let Count { ledger: counted, finished, .. } = count;
+        if (counted.live_count, counted.digest) == (ledger.live_count, ledger.digest) {
+            Ok(finished)
+        } else {
+            Err(Trouble::Distrust(format!(
+                "it holds {} actions where there should be {}, or other versions of them",
+                counted.live_count, ledger.live_count
+            )))
+        }
+    }
+}
+
+struct Count<'a> {
+    loader: &'a mut dyn Loader,
+    ledger: Ledger,
+    finished: u64,
+}
+
+impl Count<'_> {
+    fn take_entry(&mut self, id: u64, entry: &Entry, body: Option<&[u8]>) -> Result<(), TableError> {
+        let Entry::Live(live) = entry else { return Ok(()) };
+        let body = live.body.as_deref().or(body);
+        let body = body.ok_or_else(|| TableError(format!("it has lost action {id}")))?;
+        self.take(id, body, &live.status)
+    }
+
+    fn take(&mut self, id: u64, body: &[u8], status: &[u8]) -> Result<(), TableError> {
+        let (version, state) = peek_status(status)?;
+        self.ledger.live_count += 1;
+        self.ledger.digest = self.ledger.digest.wrapping_add(version_hash(id, version));
+        if state.is_final() {
+            self.finished += 1;
+        } else {
+            self.loader.load(&action(id, body, status)?);
+        }
+        Ok(())
+    }
+}
+
+/// Copies a snapshot into an empty table.
+fn fill(
+    disk: &dyn Disk,
+    path: &std::path::Path,
+    table: &Table,
+) -> Result<Result<super::record::Meta, Unreadable>, TableError> {
+    let mut writer = table.writer();
+    let read = snapshot::read(disk, path, &mut |piece| match piece {
+        Piece::Action { id, body, status } => writer.add(id, body, status),
+        Piece::Key(hash, used) => writer.put_key(&hash, &used),
+    })?;
+    writer.finish()?;
+    Ok(read)
+}

@@ -1,0 +1,202 @@
+//! Takes up the journal's records at a start, on top of what a table holds.
+//!
+//! Every change passes through the one transition function and must follow the version before it. The
+//! result is a generation as a running store would have it, and the ledger that goes with it.
+//!
+//! The table may be *ahead* of its meta, if a checkpoint was killed: an action may have a later status there
+//! than the replay expects, or be deleted already. Neither matters, since the replay has its last status
+//! whole; but then only the changes behind that status can be checked.
+
+use std::path::PathBuf;
+
+use super::StoreError;
+use super::checkpoint::write_generation;
+use super::codec::Malformed;
+use super::journal::Replayed;
+use super::ledger::Ledger;
+use super::memory::{Entry, Generation, Live};
+use super::record::{Record, StoredKeyUse, decode_body, decode_status, peek_status};
+use super::table::{Table, TableError, key_hash};
+use crate::action::{ActionId, Body, Event, IllegalTransition, State};
+
+pub(super) struct Replay<'a> {
+    pub table: &'a Table,
+    pub generation: Generation,
+    pub ledger: Ledger,
+    /// The last group that the table holds; records up to it are not taken up.
+    pub held: u64,
+    /// Live count and digest that the journal says the table's checkpoint has.
+    pub checkpointed: Option<(u64, u64)>,
+    /// Whether any checkpoint was ever made in the part that is replayed.
+    pub saw_checkpoint: bool,
+    /// Set while the table is only trusted, not just rebuilt: a contradiction is then the table's fault.
+    pub trusted: bool,
+    /// Why the table is not trusted after all.
+    pub distrust: Option<String>,
+    /// Above this the generation goes to the table in between; only while it is rebuilt.
+    pub spill_bytes: u64,
+    pub journal: PathBuf,
+}
+
+enum Trouble {
+    Table(TableError),
+    Contradiction(String),
+    Illegal(u64, IllegalTransition),
+}
+
+impl From<TableError> for Trouble {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
+    }
+}
+
+impl From<Malformed> for Trouble {
+    fn from(Malformed(error): Malformed) -> Self {
+        Self::Contradiction(error)
+    }
+}
+
+impl Replay<'_> {
+    /// Takes up one record.
+    pub fn take(&mut self, replayed: &Replayed<'_>) -> Result<(), StoreError> {
+        let damaged = |journal: &PathBuf, detail: String| StoreError::Damaged {
+            file: journal.join(format!("segment {}", replayed.place.segment)),
+            offset: u64::from(replayed.place.offset),
+            detail,
+            next_step: "copy the store's directory, then see what a backup or `actiond doctor` can do",
+        };
+        let record =
+            Record::decode(replayed.bytes).map_err(|Malformed(error)| damaged(&self.journal, error))?;
+        if replayed.group.0 <= self.held {
+            if let Record::Checkpointed { live_count, digest } = record
+                && replayed.group.0 == self.held
+            {
+                self.checkpointed = Some((live_count, digest));
+            }
+            return Ok(());
+        }
+        match self.apply(record) {
+            Ok(()) => Ok(()),
+            Err(Trouble::Table(error)) => {
+                Err(self.fall_back(error.to_string()).unwrap_or_else(|| StoreError::Io {
+                    what: "rebuild",
+                    path: self.journal.with_file_name("table"),
+                    source: std::io::Error::other(error),
+                }))
+            }
+            Err(Trouble::Contradiction(detail)) => {
+                Err(self.fall_back(detail.clone()).unwrap_or_else(|| damaged(&self.journal, detail)))
+            }
+            Err(Trouble::Illegal(id, source)) => Err(self
+                .fall_back(source.to_string())
+                .unwrap_or(StoreError::Illegal { id: ActionId(id), source })),
+        }
+    }
+
+    /// Notes why the table cannot be trusted, and ends this replay; nothing if there is no other way.
+    fn fall_back(&mut self, why: String) -> Option<StoreError> {
+        if self.trusted {
+            self.distrust = Some(why);
+        }
+        self.trusted.then_some(StoreError::Rebuilding)
+    }
+
+    fn apply(&mut self, record: Record<'_>) -> Result<(), Trouble> {
+        match record {
+            Record::Submitted { id, body, status } => self.submitted(id, body, status)?,
+            Record::Changed { id, event, status } => self.changed(id, event, status)?,
+            Record::Deleted { actions } => {
+                for (id, version) in actions {
+                    self.ledger.deleted(id, version);
+                    self.generation.insert(id, Entry::Deleted);
+                }
+            }
+            Record::QueuePaused { queue, paused } => self.ledger.paused(queue, paused),
+            Record::Started { incarnation, boot_id: _ } => self.ledger.incarnation = incarnation,
+            Record::Checkpointed { live_count, digest } => {
+                self.saw_checkpoint = true;
+                if (live_count, digest) != (self.ledger.live_count, self.ledger.digest) {
+                    return Err(Trouble::Contradiction(format!(
+                        "there are {} actions where a checkpoint counted {live_count}, or other versions of them",
+                        self.ledger.live_count
+                    )));
+                }
+            }
+        }
+        if self.generation.bytes() > self.spill_bytes {
+            let generation = std::mem::take(&mut self.generation);
+            let mut writer = self.table.writer();
+            write_generation(&mut writer, &generation)?;
+            writer.finish()?;
+        }
+        Ok(())
+    }
+
+    fn submitted(&mut self, id: u64, body: &[u8], status: &[u8]) -> Result<(), Trouble> {
+        let (version, state) = peek_status(status)?;
+        if id != self.ledger.next_id || version != 1 {
+            return Err(Trouble::Contradiction(format!(
+                "action {id} was accepted where {} is the next one",
+                self.ledger.next_id
+            )));
+        }
+        if let Some((hash, used)) = key_of(id, &decode_body(body)?) {
+            self.generation.insert_key(hash, used);
+        }
+        self.ledger.submitted(id, version);
+        let live = Live { version, state, body: Some(body.into()), status: status.into() };
+        self.generation.insert(id, Entry::Live(live));
+        Ok(())
+    }
+
+    fn changed(&mut self, id: u64, event: Event, status: &[u8]) -> Result<(), Trouble> {
+        let new = decode_status(status)?;
+        let from = new.version.checked_sub(1);
+        let from = from.ok_or_else(|| Trouble::Contradiction(format!("action {id} has version 0")))?;
+        let before = match self.generation.actions.get(&id) {
+            Some(Entry::Live(live)) => Some((live.version, live.state)),
+            Some(Entry::Deleted) => {
+                return Err(Trouble::Contradiction(format!("action {id} changed after it was deleted")));
+            }
+            None => self.in_table(id)?,
+        };
+        match before {
+            Some((version, state)) if version == from => check(id, state, event, new.state)?,
+            // The table is ahead.
+            Some((version, _)) if self.trusted && version >= new.version => {}
+            None if self.trusted && id < self.ledger.next_id => {}
+            _ => {
+                return Err(Trouble::Contradiction(format!(
+                    "version {} of action {id} does not follow {:?}",
+                    new.version,
+                    before.map(|(version, _)| version)
+                )));
+            }
+        }
+        self.ledger.changed(id, from, new.version);
+        let live = Live { version: new.version, state: new.state, body: None, status: status.into() };
+        self.generation.insert(id, Entry::Live(live));
+        Ok(())
+    }
+
+    fn in_table(&self, id: u64) -> Result<Option<(u64, State)>, Trouble> {
+        let Some(stored) = self.table.get(id)? else { return Ok(None) };
+        Ok(Some(peek_status(&stored.status)?))
+    }
+}
+
+/// Whether `event` leads from one state to the other.
+fn check(id: u64, state: State, event: Event, next: State) -> Result<(), Trouble> {
+    match state.apply(event) {
+        Ok(legal) if legal == next => Ok(()),
+        Ok(_) => Err(Trouble::Illegal(id, IllegalTransition { state, event })),
+        Err(illegal) => Err(Trouble::Illegal(id, illegal)),
+    }
+}
+
+/// The use of its idempotency key that an action makes, if it has one.
+pub(super) fn key_of(id: u64, body: &Body) -> Option<([u8; 20], StoredKeyUse)> {
+    let key = body.idempotency_key.as_ref()?;
+    let used = StoredKeyUse { id, digest: body.request_digest, accepted_at: body.accepted_at.0 };
+    Some((key_hash(body.submitter.uid, key), used))
+}

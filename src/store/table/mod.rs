@@ -1,0 +1,295 @@
+//! The table: sled, as of the last checkpoint. The only place that names sled.
+//!
+//! One tree, values of at most 2 KiB; what is larger is cut into chunks under keys of their own. Every
+//! value is in an envelope with a CRC, because sled does not check what it reads back.
+//!
+//! ```text
+//!  m                     the checkpoint's Meta
+//!  b id                  a pack of actions: this one and those that follow, body and status
+//!  s id                  a later status of an action in a pack
+//!  k uid hash            the first use of an idempotency key
+//!  c key n               chunk n (1...) of the value of that key
+//!
+//!  value = crc32c of the whole payload u32 | format u8 | chunks u16 | payload, or its first chunk
+//! ```
+//!
+//! Bodies never change and ids are consecutive, and sled's cost is per key: hence packs. A pack is known by
+//! its first id, also after that action was deleted from it.
+//!
+//! # Guarantees
+//!
+//! - [`Table::sync`] leaves everything written so far on disk: sled's `flush` on Linux does not sync.
+//! - Nothing is trusted: a value that fails its CRC, an error and a panic inside sled are a [`TableError`].
+//!
+//! Written by the checkpoint thread and by a start; read by everybody. Batches are atomic in sled.
+
+pub(super) mod pack;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use pack::{Stored, unpack};
+use sha2::{Digest as _, Sha256};
+pub(super) use write::Writer;
+
+use super::codec::Malformed;
+use super::record::{Meta, StoredKeyUse};
+
+const META: &[u8] = b"m";
+const VALUE_BYTES_MAX: usize = 2048;
+const ENVELOPE: usize = 7;
+const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - ENVELOPE;
+const FORMAT: u8 = 1;
+
+/// sled cannot be trusted any more: it failed, panicked, or gave back something else than was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the table cannot be trusted: {0}")]
+pub(super) struct TableError(pub String);
+
+impl From<sled::Error> for TableError {
+    fn from(error: sled::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<Malformed> for TableError {
+    fn from(Malformed(error): Malformed) -> Self {
+        Self(error)
+    }
+}
+
+/// An idempotency key as it is looked up: the uid and 128 bits of SHA-256 over the key.
+///
+/// Two different keys of one uid are taken for the same with a chance of about n²/2^129: below 10^-18 for
+/// ten billion keys. The request's digest is compared too, so that even then the answer is a refusal.
+pub(super) type KeyHash = [u8; 20];
+
+pub(super) fn key_hash(uid: u32, key: &str) -> KeyHash {
+    let mut hash = [0; 20];
+    let digest = Sha256::digest(key.as_bytes());
+    for (to, from) in hash.iter_mut().zip(uid.to_be_bytes().into_iter().chain(digest)) {
+        *to = from;
+    }
+    hash
+}
+
+pub(super) struct Table {
+    tree: sled::Db,
+    dir: PathBuf,
+}
+
+/// Runs `work` on sled; a panic becomes an error.
+fn guard<T>(work: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(TableError(format!("sled panicked: {said}")))
+    })
+}
+
+fn id_key(prefix: u8, id: u64) -> [u8; 9] {
+    let mut key = [prefix; 9];
+    for (to, from) in key.iter_mut().skip(1).zip(id.to_be_bytes()) {
+        *to = from;
+    }
+    key
+}
+
+fn key_key(hash: &KeyHash) -> [u8; 21] {
+    let mut key = [b'k'; 21];
+    for (to, from) in key.iter_mut().skip(1).zip(hash) {
+        *to = *from;
+    }
+    key
+}
+
+fn chunk_key(key: &[u8], number: u16) -> Vec<u8> {
+    let mut chunk = Vec::with_capacity(key.len() + 3);
+    chunk.push(b'c');
+    chunk.extend_from_slice(key);
+    chunk.extend_from_slice(&number.to_be_bytes());
+    chunk
+}
+
+/// The id in a key of that prefix.
+fn id_of(prefix: u8, key: &[u8]) -> Option<u64> {
+    let (first, rest) = key.split_first()?;
+    let id: [u8; 8] = rest.try_into().ok()?;
+    (*first == prefix).then(|| u64::from_be_bytes(id))
+}
+
+struct Envelope<'a> {
+    crc: u32,
+    chunks: u16,
+    payload: &'a [u8],
+}
+
+fn open_envelope(value: &[u8]) -> Result<Envelope<'_>, TableError> {
+    let short = || TableError("a value is cut short".to_owned());
+    let (crc, rest) = value.split_first_chunk::<4>().ok_or_else(short)?;
+    let ([format, low, high], payload) = rest.split_first_chunk::<3>().ok_or_else(short)?;
+    if *format != FORMAT {
+        return Err(TableError(format!("a value has format {format}, known is {FORMAT}")));
+    }
+    Ok(Envelope { crc: u32::from_le_bytes(*crc), chunks: u16::from_le_bytes([*low, *high]), payload })
+}
+
+impl Table {
+    /// Opens the table in `dir`, or creates an empty one.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, TableError> {
+        guard(|| {
+            let tree = sled::Config::new()
+                .path(dir)
+                .cache_capacity(cache_bytes)
+                // Written and synced by checkpoints only: errors of sled's own flusher are merely logged.
+                .flush_every_ms(None)
+                .open()?;
+            Ok(Self { tree, dir: dir.to_owned() })
+        })
+    }
+
+    /// Leaves everything written so far on disk.
+    pub fn sync(&self) -> Result<(), TableError> {
+        guard(|| {
+            self.tree.flush()?;
+            Ok(())
+        })?;
+        sync_files(&self.dir)
+    }
+
+    /// Closes sled; afterwards everything is on disk.
+    pub fn close(self) -> Result<(), TableError> {
+        self.sync()?;
+        let Self { tree, dir } = self;
+        guard(move || {
+            drop(tree);
+            Ok(())
+        })?;
+        sync_files(&dir)
+    }
+
+    pub fn meta(&self) -> Result<Option<Meta>, TableError> {
+        guard(|| self.value(META)?.map(|bytes| Meta::decode(&bytes)).transpose().map_err(TableError::from))
+    }
+
+    /// The action's body and its last status.
+    pub fn get(&self, id: u64) -> Result<Option<Stored>, TableError> {
+        guard(|| {
+            let Some((_, pack)) = self.pack_of(id)? else { return Ok(None) };
+            let Some(mut stored) = unpack(&pack)?.into_iter().find(|stored| stored.id == id) else {
+                return Ok(None);
+            };
+            if let Some(status) = self.value(&id_key(b's', id))? {
+                stored.status = status;
+            }
+            Ok(Some(stored))
+        })
+    }
+
+    /// The actions below `before` of the nearest pack that has any, in the order of ids.
+    pub fn pack_before(&self, before: u64) -> Result<Vec<Stored>, TableError> {
+        guard(|| {
+            let mut end = id_key(b'b', before);
+            loop {
+                let Some(found) = self.tree.range(id_key(b'b', 0)..end).next_back() else {
+                    return Ok(Vec::new());
+                };
+                let (key, value) = found?;
+                let mut actions = unpack(&self.whole(&key, &value)?)?;
+                actions.retain(|stored| stored.id < before);
+                if !actions.is_empty() {
+                    self.newest_statuses(&mut actions)?;
+                    return Ok(actions);
+                }
+                end.copy_from_slice(&key);
+            }
+        })
+    }
+
+    /// The first use of a key.
+    pub fn key_use(&self, hash: &KeyHash) -> Result<Option<StoredKeyUse>, TableError> {
+        guard(|| {
+            let value = self.value(&key_key(hash))?;
+            value.map(|bytes| StoredKeyUse::decode(&bytes)).transpose().map_err(TableError::from)
+        })
+    }
+
+    /// Every key's first use from `from` on, at most `limit`.
+    pub fn key_uses(&self, from: &KeyHash, limit: usize) -> Result<Vec<(KeyHash, StoredKeyUse)>, TableError> {
+        guard(|| {
+            let mut uses = Vec::new();
+            for found in self.tree.range(key_key(from)..=key_key(&[0xFF; 20])).take(limit) {
+                let (key, value) = found?;
+                let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
+                let hash: KeyHash = hash.ok_or_else(|| TableError("a key has a wrong length".to_owned()))?;
+                uses.push((hash, StoredKeyUse::decode(&self.whole(&key, &value)?)?));
+            }
+            Ok(uses)
+        })
+    }
+
+    /// The pack that has the action, if any has: its key and its payload.
+    fn pack_of(&self, id: u64) -> Result<Option<(sled::IVec, Vec<u8>)>, TableError> {
+        let Some(found) = self.tree.range(id_key(b'b', 0)..=id_key(b'b', id)).next_back() else {
+            return Ok(None);
+        };
+        let (key, value) = found?;
+        let pack = self.whole(&key, &value)?;
+        Ok(Some((key, pack)))
+    }
+
+    fn newest_statuses(&self, actions: &mut [Stored]) -> Result<(), TableError> {
+        let (Some(first), Some(last)) = (actions.first(), actions.last()) else { return Ok(()) };
+        for found in self.tree.range(id_key(b's', first.id)..=id_key(b's', last.id)) {
+            let (key, value) = found?;
+            if let Some(stored) =
+                id_of(b's', &key).and_then(|id| actions.iter_mut().find(|stored| stored.id == id))
+            {
+                stored.status = self.whole(&key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        self.tree.get(key)?.map(|value| self.whole(key, &value)).transpose()
+    }
+
+    /// The payload of a value, its chunks included.
+    fn whole(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, TableError> {
+        let Envelope { crc, chunks, payload } = open_envelope(value)?;
+        let mut whole = payload.to_vec();
+        for number in 1..=chunks {
+            let chunk = self.tree.get(chunk_key(key, number))?;
+            whole.extend_from_slice(&chunk.ok_or_else(|| TableError("a chunk is missing".to_owned()))?);
+        }
+        if crc32c::crc32c(&whole) == crc {
+            Ok(whole)
+        } else {
+            Err(TableError("a value does not match its checksum".to_owned()))
+        }
+    }
+}
+
+/// fdatasync of sled's file, and of the directory that names it.
+fn sync_files(dir: &Path) -> Result<(), TableError> {
+    let failed = |error: std::io::Error| TableError(format!("cannot sync {}: {error}", dir.display()));
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        match File::open(&path) {
+            Ok(file) => file.sync_data().map_err(failed)?,
+            // sled replaces its own snapshot files beside us.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}

@@ -1,0 +1,171 @@
+//! sled, snapshots and marks are damaged or gone while the store is closed: nothing is lost, or nothing starts.
+
+use super::*;
+
+/// A closed store with waiting and finished actions, small and large, in sled and two snapshots.
+fn filled(bench: &Bench) -> Vec<Action> {
+    let (mut opened, _) = bench.start();
+    let mut actions = Vec::new();
+    for id in 1..=300 {
+        actions.push(submit(&mut opened.store, id, if id % 50 == 0 { 20_000 } else { 100 }));
+        if id % 100 == 0 {
+            snapshot(&mut opened);
+        }
+    }
+    for action in actions.iter_mut().step_by(3) {
+        change(&mut opened.store, action, Event::Claim);
+        change(&mut opened.store, action, Event::Succeed);
+    }
+    opened.store.commit().unwrap();
+    opened.store.close().unwrap();
+    assert_eq!(bench.snapshots().len(), 2);
+    actions
+}
+
+fn expect_rebuilt(bench: &Bench, actions: &[Action], why: &str) {
+    let (mut opened, loaded) = bench.start();
+    assert_eq!(loaded, unfinished(actions), "{why}");
+    assert_eq!(everything(&opened.reader), actions, "{why}");
+    let health = opened.reader.health();
+    assert_eq!(health.rebuilds, 1, "{why}");
+    assert!(health.last_rebuild_reason.is_some());
+    checkpoint(&mut opened);
+    opened.store.close().unwrap();
+    let (opened, loaded) = bench.start();
+    assert_eq!(loaded, unfinished(actions));
+    assert_eq!(opened.reader.health().rebuilds, 0, "{why}: it is trusted again");
+}
+
+#[test]
+fn deleted_table_is_rebuilt() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    std::fs::remove_dir_all(bench.path("table")).unwrap();
+    expect_rebuilt(&bench, &actions, "deleted");
+}
+
+#[test]
+fn truncated_table_is_rebuilt_and_the_old_one_kept_aside() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    let db = std::fs::OpenOptions::new().write(true).open(bench.path("table/db")).unwrap();
+    db.set_len(db.metadata().unwrap().len() / 3).unwrap();
+    expect_rebuilt(&bench, &actions, "truncated");
+    assert!(bench.path("quarantine/table/db").exists());
+}
+
+#[test]
+fn overwritten_table_is_rebuilt() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    for path in files(&bench.path("table")).into_iter().filter(|path| path.is_file()) {
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![0xA5; usize::try_from(len).unwrap()]).unwrap();
+    }
+    expect_rebuilt(&bench, &actions, "overwritten");
+}
+
+#[test]
+fn table_of_an_earlier_day_is_rebuilt() {
+    let bench = Bench::new();
+    let (mut opened, _) = bench.start();
+    let mut actions = vec![submit(&mut opened.store, 1, 10)];
+    opened.store.commit().unwrap();
+    opened.store.close().unwrap();
+    let old = bench.dir.path().join("old");
+    std::fs::create_dir(&old).unwrap();
+    for path in files(&bench.path("table")).into_iter().filter(|path| path.is_file()) {
+        std::fs::copy(&path, old.join(path.file_name().unwrap())).unwrap();
+    }
+    let (mut opened, _) = bench.start();
+    actions.push(submit(&mut opened.store, 2, 10));
+    snapshot(&mut opened);
+    opened.store.close().unwrap();
+    std::fs::remove_dir_all(bench.path("table")).unwrap();
+    std::fs::rename(old, bench.path("table")).unwrap();
+    expect_rebuilt(&bench, &actions, "old");
+}
+
+#[test]
+fn another_boot_or_mount_without_a_clean_stop_has_the_table_rebuilt() {
+    let mut bench = Bench::new();
+    let mut actions = filled(&bench);
+    let (mut opened, _) = bench.start();
+    actions.push(submit(&mut opened.store, 301, 10));
+    opened.store.commit().unwrap();
+    drop(opened);
+    bench.boot = 2;
+    expect_rebuilt(&bench, &actions, "another boot");
+    bench.boot = 3;
+    let (opened, _) = bench.start();
+    assert_eq!(opened.reader.health().rebuilds, 1, "the last start was not closed");
+    opened.store.close().unwrap();
+    bench.boot = 4;
+    let (opened, loaded) = bench.start();
+    assert_eq!(opened.reader.health().rebuilds, 0, "a clean stop outlives a boot");
+    assert_eq!(loaded, unfinished(&actions));
+}
+
+#[test]
+fn mark_of_a_storage_error_has_the_table_rebuilt_once() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    std::fs::write(bench.path("storage-error"), "EIO").unwrap();
+    expect_rebuilt(&bench, &actions, "storage error");
+    assert!(!bench.path("storage-error").exists());
+}
+
+#[test]
+fn damaged_snapshot_gives_way_to_the_one_before_it() {
+    for at in [0u64, 3, 40, 5_000] {
+        let bench = Bench::new();
+        let actions = filled(&bench);
+        let newest = bench.snapshots().pop().unwrap();
+        let mut bytes = std::fs::read(&newest).unwrap();
+        let at = usize::try_from(at).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&newest, bytes).unwrap();
+        std::fs::remove_dir_all(bench.path("table")).unwrap();
+        expect_rebuilt(&bench, &actions, "damaged snapshot");
+        assert_eq!(bench.snapshots().len(), 1);
+    }
+}
+
+#[test]
+fn cut_snapshot_gives_way_to_the_one_before_it() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    let newest = bench.snapshots().pop().unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&newest).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    std::fs::remove_dir_all(bench.path("table")).unwrap();
+    expect_rebuilt(&bench, &actions, "cut snapshot");
+}
+
+#[test]
+fn lost_identity_or_journal_is_refused_and_never_an_empty_start() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    let identity = std::fs::read(bench.path("identity")).unwrap();
+    std::fs::remove_file(bench.path("identity")).unwrap();
+    assert!(matches!(bench.open(), Err(StoreError::Damaged { .. })));
+    std::fs::write(bench.path("identity"), identity).unwrap();
+    let aside = bench.dir.path().join("journal");
+    std::fs::rename(bench.path("journal"), &aside).unwrap();
+    assert!(matches!(bench.open(), Err(StoreError::Damaged { .. })));
+    std::fs::rename(&aside, bench.path("journal")).unwrap();
+    let (opened, loaded) = bench.start();
+    assert_eq!(loaded, unfinished(&actions));
+    assert_eq!(opened.reader.health().rebuilds, 0, "nothing was changed");
+}
+
+#[test]
+fn creation_that_was_cut_short_begins_again() {
+    let bench = Bench::new();
+    drop(bench.start());
+    std::fs::write(bench.path("creating"), "").unwrap();
+    std::fs::remove_file(bench.path("identity")).unwrap();
+    let (opened, loaded) = bench.start();
+    assert_eq!((opened.incarnation, loaded.len()), (1, 0));
+    assert!(!bench.path("creating").exists());
+}

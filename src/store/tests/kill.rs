@@ -1,0 +1,110 @@
+//! A real process killed at each crash point, and the store it leaves.
+//!
+//! The child is this test program itself, running [`child`]; it tells each commit on its standard output.
+//! Only with the feature `crash-points`.
+#![cfg(feature = "crash-points")]
+
+use std::process::{Command, Stdio};
+
+use super::*;
+
+const POINTS: [&str; 24] = [
+    "create_journal",
+    "create_identity",
+    "open_running",
+    "open_running_left",
+    "open_started",
+    "journal_write:7",
+    "journal_synced:8",
+    "checkpoint_begin:2",
+    "checkpoint_batch",
+    "checkpoint_batch:3",
+    "checkpoint_batch:4",
+    "checkpoint_batch:5",
+    "checkpoint_meta:2",
+    "checkpoint_meta:4",
+    "checkpoint_flush:2",
+    "checkpoint_flush:3",
+    "checkpoint_flushed",
+    "checkpoint_flushed:3",
+    "snapshot_sync",
+    "snapshot_rename:2",
+    "snapshot_renamed",
+    "snapshot_renamed:2",
+    "journal_release:2",
+    "close_clean",
+];
+
+fn bench_in(dir: &Path) -> Options {
+    let mut options = Bench::new().options;
+    options.dir = dir.join("store");
+    options.memory_bytes_max = 400 << 10;
+    options.snapshot_after_bytes = 100 << 10;
+    options
+}
+
+/// Not a test by itself: the process that is killed.
+#[test]
+#[ignore = "run by the tests of kills"]
+fn child() {
+    let dir = std::env::var("ACTIOND_TEST_DIR").unwrap();
+    let options = bench_in(Path::new(&dir));
+    let mut loaded = Loaded::default();
+    let mut opened = Store::open(&options, Timestamp(1_000), &mut loaded).unwrap();
+    let mut running = loaded.0;
+    for _ in 0..200 {
+        for _ in 0..10 {
+            let id = opened.store.ledger.next_id;
+            running.push(submit(&mut opened.store, id, 500));
+        }
+        for action in running.iter_mut().rev().skip(7).step_by(11).take(5) {
+            if action.status.state == State::Queued {
+                change(&mut opened.store, action, Event::Claim);
+            }
+        }
+        opened.store.commit().unwrap();
+        let claimed = running.iter().filter(|action| action.status.state == State::Running).count();
+        println!("committed {} {claimed}", running.len());
+        // As many checkpoints as there are changes for.
+        until(&mut opened, |opened| opened.store.shared.memory().frozen.is_none());
+    }
+    opened.store.close().unwrap();
+    println!("closed");
+}
+
+fn run_child(dir: &Path, point: &str) -> (usize, usize, bool) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "store::tests::kill::child"])
+        .env("ACTIOND_TEST_DIR", dir)
+        .env("ACTIOND_CRASH_AT", point)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let last = told.lines().rev().find_map(|line| line.strip_prefix("committed "));
+    let mut counts = last.unwrap_or("0 0").split(' ').map(|count| count.parse().unwrap());
+    (counts.next().unwrap(), counts.next().unwrap(), output.status.success())
+}
+
+#[test]
+fn nothing_committed_is_lost_by_a_kill_at_any_point() {
+    for point in POINTS {
+        let dir = tempfile::tempdir().unwrap();
+        let (committed, claimed, ended) = run_child(dir.path(), point);
+        assert!(!ended, "{point} was never passed");
+        let mut loaded = Loaded::default();
+        let opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
+        let health = opened.reader.health();
+        // The first checkpoint begins with nothing that could be trusted.
+        let expected = u64::from(point == "checkpoint_batch");
+        assert_eq!(health.rebuilds, expected, "{point}: {:?}", health.last_rebuild_reason);
+        assert!(loaded.0.len() >= committed, "{point}: {} of {committed}", loaded.0.len());
+        let running = loaded.0.iter().filter(|action| action.status.state == State::Running).count();
+        assert!(running >= claimed, "{point}: {running} of {claimed} claims");
+        assert_eq!(everything(&opened.reader), loaded.0);
+        drop(opened);
+        let (_, _, ended) = run_child(dir.path(), "nowhere");
+        assert!(ended, "{point}: it does not go on");
+    }
+}

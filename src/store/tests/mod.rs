@@ -1,0 +1,185 @@
+//! The whole store in real directories: with a clean stop, a dropped store, another boot, and damage in between.
+//!
+//! A store that is dropped without [`Store::close`] stands for a daemon that died: what was staged and not
+//! committed is gone, there is no clean mark. What a kill *inside* a checkpoint leaves is tested at the crash
+//! points.
+
+mod damage;
+mod kill;
+mod model;
+mod scenarios;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::disk::RealDisk;
+use super::marks::Machine;
+use super::open::{Environment, open};
+use super::*;
+use crate::action::{Actor, Body, Event, Finish, JsonText, OnConflict, Recovery, RetryPolicy, State, Status};
+
+/// Every unfinished action that a start hands over.
+#[derive(Default)]
+struct Loaded(Vec<Action>);
+
+impl Loader for Loaded {
+    fn begin(&mut self) {
+        self.0.clear();
+    }
+
+    fn load(&mut self, action: &Action) {
+        self.0.push(action.clone());
+    }
+}
+
+/// A machine of which the boot can change, with the store's directory on it.
+struct Bench {
+    dir: tempfile::TempDir,
+    options: Options,
+    boot: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            dir: dir.path().join("store"),
+            segment_bytes: 1 << 20,
+            memory_bytes_max: 1 << 20,
+            cache_bytes: 8 << 20,
+            snapshot_after_bytes: 1 << 30,
+            disk_reserve_bytes: 0,
+            retention_age_ms: 1_000_000,
+            retention_count: 1_000_000,
+            key_age_ms: 10_000_000,
+        };
+        Self { dir, options, boot: 1 }
+    }
+
+    fn open(&self) -> Result<(Opened, Vec<Action>), StoreError> {
+        let mut loaded = Loaded::default();
+        let machine = Machine { boot_id: format!("boot {}", self.boot), mount: "here".to_owned() };
+        let environment = Environment { disk: Arc::new(RealDisk), machine: Some(machine) };
+        let opened = open(&self.options, environment, Timestamp(1_000), &mut loaded)?;
+        Ok((opened, loaded.0))
+    }
+
+    fn start(&self) -> (Opened, Vec<Action>) {
+        self.open().unwrap()
+    }
+
+    fn path(&self, part: &str) -> std::path::PathBuf {
+        self.options.dir.join(part)
+    }
+
+    fn snapshots(&self) -> Vec<std::path::PathBuf> {
+        let mut found: Vec<_> = files(&self.path("snapshot"));
+        found.retain(|path| path.extension().is_some_and(|end| end == "snap"));
+        found
+    }
+}
+
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+fn body(id: u64, len: usize) -> Body {
+    Body {
+        user: "ada@example.org".to_owned(),
+        resource_type: "Stack".to_owned(),
+        action: "deploy".to_owned(),
+        resource_id: id,
+        started_via: "web".to_owned(),
+        metadata: JsonText::from_checked(format!("{{\"x\":\"{}\"}}", "y".repeat(len))),
+        accepted_at: Timestamp(1_000),
+        submitter: Actor { uid: 1000, gid: 1000, pid: 1 },
+        queue: "default".to_owned(),
+        priority: 5,
+        run_at: None,
+        deadline: None,
+        timeout_ms: 1,
+        on_conflict: OnConflict::Queue,
+        idempotency_key: None,
+        request_digest: [3; 16],
+        retry: RetryPolicy::default(),
+        recovery: Recovery::Rerun,
+        locks: Vec::new(),
+        retry_of: None,
+    }
+}
+
+fn submit(store: &mut Store, id: u64, len: usize) -> Action {
+    let action = Action {
+        id: ActionId(id),
+        body: Arc::new(body(id, len)),
+        status: Status::accepted(State::Queued, None),
+    };
+    store.submit(action.id, Arc::clone(&action.body), action.status.clone()).unwrap();
+    action
+}
+
+/// What the engine does with an event.
+fn after(status: &Status, event: Event, now: Timestamp) -> Status {
+    let mut status = status.clone();
+    status.state = status.state.apply(event).unwrap();
+    status.version += 1;
+    if status.state.is_final() {
+        let (success, result) = (status.state == State::Succeeded, JsonText::empty());
+        status.finish = Some(Finish { at: now, success, message: "over".to_owned(), result });
+    }
+    status
+}
+
+fn change(store: &mut Store, action: &mut Action, event: Event) {
+    action.status = after(&action.status, event, Timestamp(2_000));
+    store.change(action.id, event, action.status.clone()).unwrap();
+}
+
+/// Commits until the condition holds, with a bound.
+fn until(opened: &mut Opened, holds: impl Fn(&Opened) -> bool) {
+    let begun = Instant::now();
+    while !holds(opened) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never happened");
+        opened.store.commit().unwrap();
+        std::thread::yield_now();
+    }
+}
+
+/// Has everything committed so far in sled.
+fn checkpoint(opened: &mut Opened) {
+    opened.store.commit().unwrap();
+    until(opened, |opened| opened.store.shared.memory().frozen.is_none());
+    let before = opened.reader.health().checkpoints;
+    opened.store.checkpoint_now = true;
+    opened.store.commit().unwrap();
+    until(opened, |opened| opened.reader.health().checkpoints > before);
+}
+
+/// Checkpoints with a snapshot behind it.
+fn snapshot(opened: &mut Opened) {
+    let bytes = std::mem::replace(&mut opened.store.options.snapshot_after_bytes, 0);
+    opened.store.snapshot_bytes = 0;
+    let before = opened.reader.health().snapshots;
+    checkpoint(opened);
+    until(opened, |opened| opened.reader.health().snapshots > before);
+    opened.store.options.snapshot_after_bytes = bytes;
+}
+
+fn everything(reader: &Reader) -> Vec<Action> {
+    let mut found = Vec::new();
+    reader
+        .scan_back(None, &mut |action| {
+            found.push(action);
+            true
+        })
+        .unwrap();
+    found.reverse();
+    found
+}
+
+fn unfinished(actions: &[Action]) -> Vec<Action> {
+    actions.iter().filter(|action| !action.status.state.is_final()).cloned().collect()
+}
