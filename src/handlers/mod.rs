@@ -11,6 +11,7 @@
 //! - A panic in `run` is an outcome (failed), not the end of the daemon.
 
 pub mod exec;
+pub mod in_process;
 pub mod noop;
 pub mod registry;
 
