@@ -92,8 +92,8 @@ fn bind_socket(settings: &Socket) -> Result<UnixListener, DoorError> {
     if let Some(dir) = path.parent() {
         // The system's directory has to let agents through to the socket; a user's own need not.
         let mode = if rustix::process::geteuid().is_root() { 0o755 } else { 0o700 };
-        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
-        made.map_err(failed("create the directory of"))?;
+        let dir_made = fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
+        dir_made.map_err(failed("create the directory of"))?;
     }
     remove_stale(path)?;
     // The file gets the mode of the socket itself, less the umask (unix(7)); so it is never wider than this,

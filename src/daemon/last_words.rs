@@ -87,7 +87,6 @@ impl LastWords {
     }
 }
 
-#[expect(clippy::indexing_slicing, reason = "constant ranges within a constant length")]
 fn encode(id: ActionId, attempt: u32, signal: i32) -> [u8; BYTES] {
     let mut words = [0; BYTES];
     words[..8].copy_from_slice(&MAGIC);

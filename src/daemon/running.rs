@@ -121,16 +121,12 @@ fn open(doors: Doors, api: &Arc<Api>, address: &watch::Sender<Option<String>>) -
 
 /// The exit code after the engine's thread ended by itself.
 pub(super) fn store_failed(failed: Result<StoreError, oneshot::error::RecvError>) -> u8 {
-    match failed {
-        Ok(error) => {
-            tracing::error!(error = exit::chain(&error), "the store failed; leaving, to recover from disk");
-            exit::of_store(&error)
-        }
-        Err(_) => {
-            tracing::error!("the engine's thread ended without a word; leaving, to recover from disk");
-            exit::STORE
-        }
-    }
+    let Ok(error) = failed else {
+        tracing::error!("the engine's thread ended without a word; leaving, to recover from disk");
+        return exit::STORE;
+    };
+    tracing::error!(error = exit::chain(&error), "the store failed; leaving, to recover from disk");
+    exit::of_store(&error)
 }
 
 /// One reload: all or nothing.

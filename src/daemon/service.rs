@@ -38,12 +38,8 @@ pub(super) fn line(status: &EngineStatus) -> String {
     let waiting: u64 = status.queues.iter().map(|queue| queue.waiting).sum();
     let running: u64 = status.queues.iter().map(|queue| queue.running).sum();
     let paused = status.queues.iter().filter(|queue| queue.paused).count();
-    let mut line =
-        format!("{waiting} waiting, {running} running, {} accepted since the start", status.accepted);
-    if paused > 0 {
-        line.push_str(&format!("; {paused} queues paused"));
-    }
-    line
+    let paused = if paused > 0 { format!("; paused queues: {paused}") } else { String::new() };
+    format!("{waiting} waiting, {running} running, {} accepted since the start{paused}", status.accepted)
 }
 
 /// Pings the watchdog as long as the engine's thread answers; returns at once without a watchdog.
@@ -82,6 +78,6 @@ mod tests {
             queues: vec![queue("a", false), queue("b", true)],
             ..Default::default()
         };
-        assert_eq!(line(&status), "4 waiting, 2 running, 8 accepted since the start; 1 queues paused");
+        assert_eq!(line(&status), "4 waiting, 2 running, 8 accepted since the start; paused queues: 1");
     }
 }
