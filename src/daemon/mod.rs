@@ -1,11 +1,152 @@
-//! CONTRACT SKELETON: puts the parts together and runs them until a signal says stop.
+//! Puts the parts together and runs them until a signal says stop.
+//!
+//! ```text
+//!  log ─▶ store's directory ─▶ last words ─▶ handlers ─▶ engine opens the store ─▶ leftover programs end
+//!      ─▶ doors open ─▶ recovery decided, engine runs ─▶ READY ─▶ serve (running) ─▶ stop (drain)
+//! ```
+//!
+//! # Guarantees
+//!
+//! - Nothing is claimed before every program of an earlier run has ended or is known to be alive.
+//! - Doors open only with the store locked, so that two daemons never share a socket; what comes in before
+//!   READY waits in the backlog.
+//! - When the store fails the daemon leaves at once: going on could only make acknowledgements untrue.
+//!
+//! Called by `cli serve`.
+
 pub mod clock;
-pub mod service;
+mod doors;
+mod drain;
+mod exit;
+mod last_words;
+mod logging;
+mod running;
+mod service;
+mod settings;
+mod signals;
+mod state_dir;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+use tokio::runtime::Runtime;
 
 use crate::config::Config;
+use crate::engine::{self, Started};
+use crate::handlers::registry::Registry;
+use crate::runner::leftovers;
+use crate::runner::logs::Logs;
 
-/// Runs the daemon until it is told to stop. Returns the exit code (sysexits(3)): 0, 64, 65, 69, 74, 78.
+use self::last_words::LastWords;
+use self::running::Running;
+use self::signals::Signals;
+
+/// Runs the daemon until it is told to stop. Returns the exit code (sysexits(3)): 0 stopped, 65 the store is
+/// damaged or of a later release, 69 a socket or port cannot be had, 74 the store failed, 75 another daemon
+/// has the store, 78 the configuration, or the store directory's owner or mode.
+///
+/// `config_file` is what a reload reads again.
 #[must_use]
-pub fn run(_config: Config, _config_file: Option<std::path::PathBuf>) -> u8 {
-    todo!()
+pub fn run(config: Config, config_file: Option<PathBuf>) -> u8 {
+    // Before any thread: taking the passed sockets changes the environment.
+    let passed = ListenFd::from_env();
+    logging::init(&config.log);
+    match start(config, config_file, passed) {
+        Ok((runtime, running)) => {
+            let code = runtime.block_on(running.serve());
+            // What still blocks on the disk must not keep a daemon that has closed its store.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            code
+        }
+        Err(Stopped(code)) => code,
+    }
+}
+
+/// The start ended, with this exit code; why is in the log.
+struct Stopped(u8);
+
+impl Stopped {
+    fn because(code: u8, what: &'static str, error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = exit::chain(error), "{what}");
+        Self(code)
+    }
+
+    fn store(error: &crate::store::StoreError) -> Self {
+        Self::because(exit::of_store(error), "the store cannot be opened", error)
+    }
+}
+
+fn start(
+    config: Config,
+    config_file: Option<PathBuf>,
+    passed: ListenFd,
+) -> Result<(Runtime, Running), Stopped> {
+    // A signal during a long start waits until there is something to stop.
+    let signals = Signals::listen()
+        .map_err(|error| Stopped::because(exit::STORE, "signals cannot be listened to", &error))?;
+    state_dir::prepare(&config.store.dir).map_err(|error| {
+        let code = match error {
+            state_dir::StateDirError::Create { .. } => exit::STORE,
+            _ => exit::CONFIG,
+        };
+        Stopped::because(code, "the store's directory cannot be used", &error)
+    })?;
+    let io = |error: &std::io::Error| Stopped::because(exit::STORE, "the start failed", error);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
+        .enable_all()
+        .build()
+        .map_err(|error| io(&error))?;
+    let keeper = std::fs::read_link("/proc/self/exe").map_err(|error| io(&error))?;
+    let around = settings::surroundings(&config, keeper);
+    let registry = Registry::build(&settings::routes(&config), &around).map_err(|problems| {
+        for problem in problems {
+            tracing::error!(error = problem, "the configuration is wrong");
+        }
+        Stopped(exit::CONFIG)
+    })?;
+
+    let logs = Logs::new(settings::logs_dir(&config), config.limits.log_bytes_max);
+    let (words, death) = LastWords::open(&config.store.dir).map_err(|error| io(&error))?;
+    if let Some(death) = death {
+        tracing::warn!(action_id = death.id.0, attempt = death.attempt, "an attempt took the daemon down");
+    }
+    let Started { engine, store_id, incarnation, unfinished, programs, begin } = {
+        let _in_runtime = runtime.enter();
+        engine::start(engine::Start {
+            store: settings::store(&config),
+            settings: settings::engine(&config),
+            registry: Arc::new(registry),
+            logs: logs.clone(),
+            runtime: runtime.handle().clone(),
+            clock: clock::now,
+            own_uid: rustix::process::geteuid().as_raw(),
+            death,
+        })
+        .map_err(|error| Stopped::store(&error))?
+    };
+    tracing::info!(incarnation, unfinished, store = %config.store.dir.display(), "store opened");
+
+    let survivors = leftovers::end_all(&store_id, &programs, config.shutdown.kill_grace_ms);
+    for (id, what) in &survivors {
+        tracing::error!(action_id = id.0, what, "something of an interrupted attempt cannot be ended");
+    }
+    state_dir::remove_stale_attempts(&around.attempts_dir, &survivors);
+
+    let doors = doors::open(&config, passed)
+        .map_err(|error| Stopped::because(exit::UNAVAILABLE, "the daemon cannot be reached", &error))?;
+    words.arm().map_err(|error| io(&error))?;
+    let (thread, fatal) = {
+        let _in_runtime = runtime.enter();
+        begin.run(&survivors).map_err(|error| Stopped::store(&error))?
+    };
+    // Recovery's decision is durable: those words have been heard.
+    if let Err(error) = words.clear() {
+        tracing::warn!(%error, "cannot clear the last words of the previous run");
+    }
+    // The thread's end is told through `fatal`.
+    drop(thread);
+    let running = Running { config, config_file, keeper: around.keeper, engine, logs, doors, fatal, signals };
+    Ok((runtime, running))
 }

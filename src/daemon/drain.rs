@@ -1,0 +1,99 @@
+//! The way out: no more claims, attempts get their grace, the store is closed, within 30 s of the signal.
+//!
+//! ```text
+//!  SIGTERM ─▶ drain ──(all ended, or grace over, or a second signal: attempts are told to end)──▶
+//!          ─▶ doors close ─▶ store closes with its clean mark ─▶ exit 0
+//! ```
+//!
+//! Whatever does not end in time is interrupted: the next start recovers it by its policy.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::Shutdown;
+use crate::engine::Engine;
+use crate::store::StoreError;
+
+use super::running::{Serving, store_failed};
+use super::signals::{Asked, Signals};
+use super::{exit, service};
+
+/// From the first signal to the end of everything.
+const TOTAL: Duration = Duration::from_secs(29);
+/// Kept of it for closing the store.
+const CLOSING: Duration = Duration::from_millis(1_500);
+/// Beyond `kill_grace`, for reaping and recording what was ended.
+const REAPING: Duration = Duration::from_millis(500);
+const DOORS: Duration = Duration::from_millis(500);
+
+/// Stops the daemon; returns the exit code.
+pub(super) async fn stop(
+    engine: &Engine,
+    signals: &mut Signals,
+    fatal: &mut oneshot::Receiver<StoreError>,
+    serving: Serving,
+    settings: &Shutdown,
+) -> u8 {
+    let began = Instant::now();
+    tracing::info!(grace_ms = settings.grace_ms, "stopping: nothing more is started");
+    service::stopping("stopping: waiting for running attempts");
+    match attempts_end(engine, signals, fatal, settings, began).await {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("some attempts did not end; the next start recovers them"),
+        Err(code) => return code,
+    }
+    let Serving { mut tasks, stop, made } = serving;
+    stop.send_replace(true);
+    let _ = timeout(DOORS, async { while tasks.join_next().await.is_some() {} }).await;
+    // Removed while the store is still locked: it cannot be a successor's yet.
+    if let Some(path) = made
+        && let Err(error) = std::fs::remove_file(&path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+    }
+    if timeout_at(began + TOTAL, engine.close()).await.is_err() {
+        tracing::warn!("the store did not close in time; the next start recovers it");
+        return exit::OK;
+    }
+    // A failed close ends the engine's thread by an error, as every failure of the store does.
+    if let Ok(error) = fatal.try_recv() {
+        return store_failed(Ok(error));
+    }
+    tracing::info!(duration_ms = began.elapsed().as_millis(), "stopped");
+    exit::OK
+}
+
+/// Waits until nothing runs, and tells what still runs to end when its time is over. False: something still
+/// runs. An error is the exit code of a store that failed meanwhile.
+async fn attempts_end(
+    engine: &Engine,
+    signals: &mut Signals,
+    fatal: &mut oneshot::Receiver<StoreError>,
+    settings: &Shutdown,
+    began: Instant,
+) -> Result<bool, u8> {
+    let last = began + TOTAL - CLOSING;
+    let kill_grace = Duration::from_millis(settings.kill_grace_ms);
+    let grace_ends = (began + Duration::from_millis(settings.grace_ms)).min(last - REAPING - kill_grace);
+    let drained = engine.drain();
+    tokio::pin!(drained);
+    let again = loop {
+        tokio::select! {
+            () = &mut drained => return Ok(true),
+            failed = &mut *fatal => return Err(store_failed(failed)),
+            () = tokio::time::sleep_until(grace_ends) => break false,
+            asked = signals.next() => if asked == Asked::Stop { break true },
+        }
+    };
+    tracing::info!(asked_again = again, "running attempts are told to end");
+    service::stopping("stopping: ending running attempts");
+    engine.stop_attempts();
+    let patience = (Instant::now() + kill_grace + REAPING).min(last);
+    tokio::select! {
+        () = &mut drained => Ok(true),
+        failed = &mut *fatal => Err(store_failed(failed)),
+        () = tokio::time::sleep_until(patience) => Ok(false),
+    }
+}

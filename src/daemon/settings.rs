@@ -1,0 +1,140 @@
+//! What the configuration says to each part, in the part's own terms.
+//!
+//! The only place that knows both sides, so that neither the configuration nor the parts know each other.
+//! Pure. Called at the start and at each reload.
+
+use std::path::PathBuf;
+
+use crate::api;
+use crate::config::Config;
+use crate::engine;
+use crate::handlers::registry::{RouteSettings, Surroundings};
+use crate::store;
+
+/// Where the logs of actions are.
+pub(super) fn logs_dir(config: &Config) -> PathBuf {
+    config.store.dir.join("logs")
+}
+
+pub(super) fn store(config: &Config) -> store::Options {
+    store::Options {
+        dir: config.store.dir.clone(),
+        segment_bytes: config.store.segment_bytes,
+        memory_bytes_max: config.store.memory_bytes_max,
+        cache_bytes: config.store.cache_bytes,
+        snapshot_after_bytes: config.store.snapshot_after_bytes,
+        disk_reserve_bytes: config.store.disk_reserve_bytes,
+        retention_age_ms: config.retention.age_ms,
+        retention_count: config.retention.count,
+        key_age_ms: config.retention.idempotency_keys_ms,
+    }
+}
+
+pub(super) fn engine(config: &Config) -> engine::Settings {
+    let queue = |queue: &crate::config::Queue| engine::QueueSettings {
+        name: queue.name.clone(),
+        concurrency: narrow(queue.concurrency),
+        length_max: queue.length_max,
+    };
+    engine::Settings {
+        queues: config.queues.iter().map(queue).collect(),
+        running_max: narrow(config.limits.running_max),
+        waiting_max: config.limits.waiting_max,
+        result_bytes_max: size(config.limits.result_bytes_max),
+        operator_uids: config.access.operator_uids.clone(),
+        operator_gids: config.access.operator_gids.clone(),
+    }
+}
+
+pub(super) fn api(config: &Config) -> api::Settings {
+    api::Settings {
+        body_bytes_max: size(config.limits.body_bytes_max),
+        metadata_bytes_max: size(config.limits.metadata_bytes_max),
+        metadata_depth_max: size(config.limits.metadata_depth_max),
+        connections_max: size(config.limits.connections_max),
+        header_timeout_ms: config.limits.header_timeout_ms,
+        wait_max_ms: config.limits.wait_max_ms,
+        details: config.status.details,
+        hosts: config.status.hosts.clone(),
+    }
+}
+
+pub(super) fn routes(config: &Config) -> Vec<RouteSettings> {
+    let route = |handler: &crate::config::Handler| RouteSettings {
+        action: handler.action.clone(),
+        resource_type: handler.resource_type.clone(),
+        handler: handler.handler.clone(),
+        queue: handler.queue.clone(),
+        recovery: handler.recovery,
+        timeout_ms: handler.timeout_ms,
+        retry: handler.retry,
+        exclusive: handler.exclusive,
+        own: handler.own.clone(),
+    };
+    config.handlers.iter().map(route).collect()
+}
+
+/// What handlers need; `keeper` is this very binary.
+pub(super) fn surroundings(config: &Config, keeper: PathBuf) -> Surroundings {
+    Surroundings {
+        attempts_dir: config.store.dir.join("attempts"),
+        keeper,
+        kill_grace_ms: config.shutdown.kill_grace_ms,
+    }
+}
+
+/// A count whose bounds in the configuration lie far below.
+fn narrow(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Keys on which the two differ although only a restart takes them up.
+pub(super) fn needing_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let checks = [
+        ("[store]", old.store != new.store),
+        ("[retention]", old.retention != new.retention),
+        ("[socket]", old.socket != new.socket),
+        ("[status] listen", old.status.listen != new.status.listen),
+        ("[limits] log_bytes_max", old.limits.log_bytes_max != new.limits.log_bytes_max),
+        ("[log]", old.log != new.log),
+    ];
+    checks.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// The new configuration as far as a reload can take it up: the keys above stay as they run.
+pub(super) fn reloadable(old: &Config, new: Config) -> Config {
+    let mut next = Config {
+        store: old.store.clone(),
+        retention: old.retention.clone(),
+        socket: old.socket.clone(),
+        log: old.log.clone(),
+        ..new
+    };
+    next.status.listen.clone_from(&old.status.listen);
+    next.limits.log_bytes_max = old.limits.log_bytes_max;
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reload_keeps_what_only_a_restart_takes_up_and_names_it() {
+        let old = Config::default();
+        let mut new = Config::default();
+        new.store.dir = PathBuf::from("/elsewhere");
+        new.status.listen = String::new();
+        new.status.details = true;
+        assert_eq!(needing_restart(&old, &new), ["[store]", "[status] listen"]);
+        let next = reloadable(&old, new);
+        assert_eq!(next.store, old.store);
+        assert_eq!(next.status.listen, old.status.listen);
+        assert!(next.status.details);
+        assert!(needing_restart(&old, &next).is_empty());
+    }
+}
