@@ -14,13 +14,12 @@
 //! [`CANNOT_START`], so that a program that itself exits 127 is not taken for a missing one.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -120,19 +119,22 @@ fn open_report(path: &Path) -> io::Result<File> {
 
 /// Returns why the program could not be started.
 fn become_program(order: &Order) -> Result<Infallible, String> {
-    let Some((program, arguments)) = order.argv.split_first() else {
-        return Err("no program is configured".to_owned());
-    };
     std::env::set_current_dir(&order.cwd)
         .map_err(|error| format!("cannot change into the directory {}: {error}", order.cwd.display()))?;
+    let argv: Result<Vec<CString>, _> =
+        order.argv.iter().map(|word| CString::new(word.as_encoded_bytes())).collect();
+    let argv = argv.map_err(|_| "an argument holds a NUL character".to_owned())?;
+    let program = argv.first().ok_or("no program is configured")?;
     reset_ignored_signals();
-    // `exec` itself clears the signal mask and gives SIGPIPE its default back.
-    let error = Command::new(program).args(arguments).exec();
-    Err(format!("cannot start {}: {error}", Path::new(program).display()))
+    // Not std's `exec`: like execvp(3) it would give a file without an interpreter to a shell.
+    let Err(errno) = nix::unistd::execv(program, &argv);
+    let error = io::Error::from(errno);
+    Err(format!("cannot start {}: {error}", program.to_string_lossy()))
 }
 
 /// An ignored signal stays ignored over execve(2), a caught one becomes the default: so those that somebody
-/// above the daemon had ignored (nohup, a shell) are caught here for the last moment of the keeper.
+/// above the daemon had ignored (nohup, a shell), and SIGPIPE, which Rust ignores, are caught here for the last
+/// moment of the keeper. The signal mask was cleared by the daemon's spawn.
 fn reset_ignored_signals() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status
