@@ -78,8 +78,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Order> {
     let report = value("--report")?.into();
     let cwd = value("--cwd")?.into();
     (args.next()? == "--").then_some(())?;
-    let argv: Vec<OsString> = args.collect();
-    (!argv.is_empty()).then_some(Order { report, cwd, argv })
+    let words: Vec<OsString> = args.collect();
+    (!words.is_empty()).then_some(Order { report, cwd, argv: words })
 }
 
 fn gate_opens() -> bool {
@@ -144,8 +144,9 @@ fn reset_ignored_signals() {
         .unwrap_or(0);
     let is_ignored = |signal: &i32| ignored >> (signal - 1) & 1 == 1;
     for signal in
-        (1..=31).filter(is_ignored).filter(|signal| !signal_hook::consts::FORBIDDEN.contains(signal))
+        (1..=64).filter(is_ignored).filter(|signal| !signal_hook::consts::FORBIDDEN.contains(signal))
     {
+        // Fails for 32 and 33, which the C library keeps to itself; they mean nothing to a program.
         let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
     }
 }

@@ -144,7 +144,7 @@ async fn live(
     let lost = async {
         // A sender that was dropped has said nothing.
         if not_recorded.await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     let stopped = tokio::select! {

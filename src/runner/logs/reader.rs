@@ -59,7 +59,7 @@ impl LogReader {
             let before = lines.len();
             for line in bytes.split_inclusive(|byte| *byte == b'\n') {
                 let Some(text) = line.strip_suffix(b"\n") else { break };
-                if lines.len() > 0 && line.len() > room {
+                if !lines.is_empty() && line.len() > room {
                     return Ok(lines);
                 }
                 room = room.saturating_sub(line.len());
