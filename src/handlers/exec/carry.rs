@@ -126,12 +126,14 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     };
     let life = async {
         let end = live(exec, attempt, &mut leader, not_recorded).await;
+        // Who cannot look for processes does not know that they are gone: the resource stays locked.
+        let end = end.unwrap_or_else(|error| End::Alive(format!("cannot look for its processes: {error}")));
         let _ = over.send(true);
         end
     };
     let (end, said) = tokio::join!(life, talk);
     drop(dir);
-    Ok((end?, said))
+    Ok((end, said))
 }
 
 /// Waits for the program's end, or ends it; returns when nothing of the attempt is alive, or cannot be ended.
