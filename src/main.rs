@@ -3,5 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    // The daemon's own way of starting a program, never typed by a person: kept out of the command line's help.
+    if args.next_if(|word| word == "keeper").is_some() {
+        return actiond::runner::keeper::main(args);
+    }
     actiond::cli::main()
 }

@@ -1,6 +1,14 @@
-//! CONTRACT SKELETON: ends every program that an earlier run of the daemon left behind.
-use std::collections::HashMap;
+//! Ends every program that an earlier run of the daemon left behind.
+//!
+//! A daemon may die between starting a program and making its pid durable. So programs are not only known by what
+//! the store says, but also by the mark that each of their processes carries in its environment. Called once at a
+//! start, before anything is claimed: until then no resource may be given to another action.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::proc::Process;
+use super::tree::{Search, describe};
 use crate::action::{ActionId, Program};
 
 /// The environment variable that every process of an attempt carries: `STORE_ID/ACTION/ATTEMPT`.
@@ -13,14 +21,27 @@ pub fn mark(store_id: &str, id: ActionId, attempt: u32) -> String {
 }
 
 /// Ends all programs that carry this store's mark, or are `known` to belong to an action, with all their
-/// descendants. Returns the actions of which something is still alive after `patience_ms`, with what.
+/// descendants: SIGTERM, after `patience_ms` SIGKILL. Returns the actions of which something is still alive
+/// 5 s after that, with what.
+///
+/// `known` holds programs of this boot only: pids and start times of another boot mean other processes.
+/// A keeper that still waits at its gate ends by itself, as the other end of its gate died with the daemon.
 ///
 /// Blocks. Called once at a start, before anything is claimed.
 #[must_use]
-pub fn end_all(
-    _store_id: &str,
-    _known: &[(ActionId, Program)],
-    _patience_ms: u64,
-) -> HashMap<ActionId, String> {
-    todo!()
+pub fn end_all(store_id: &str, known: &[(ActionId, Program)], patience_ms: u64) -> HashMap<ActionId, String> {
+    let search = Search { mark: format!("{store_id}/"), known: known.to_vec(), since_ticks: 0 };
+    let survivors = match search.end(Duration::from_millis(patience_ms), None) {
+        Ok(survivors) => survivors,
+        Err(error) => {
+            // Without /proc nothing can be said of any program: all that are known may be alive.
+            let cannot = format!("cannot look for processes in /proc: {error}");
+            return known.iter().map(|(id, _)| (*id, cannot.clone())).collect();
+        }
+    };
+    let mut by_action: HashMap<ActionId, Vec<Process>> = HashMap::new();
+    for (id, process) in survivors {
+        by_action.entry(id).or_default().push(process);
+    }
+    by_action.into_iter().map(|(id, processes)| (id, describe(&processes))).collect()
 }

@@ -1,3 +1,27 @@
-//! CONTRACT SKELETON: processes: starting them behind a gate, their logs, ending them with all descendants.
+//! Processes: starting programs behind a gate, their logs, ending them with all their descendants.
+//!
+//! ```text
+//!  program::start ─▶ keeper (setsid, waits at its gate) ─── go ───▶ exec: the program itself
+//!        │                └─ the daemon is gone: it ends unstarted         │
+//!        ▼                                                                 ▼
+//!  Running: pid, pipes, reports ◀──────────── stdout, stderr, FIFO ────────┘
+//!        └─ tree::end: SIGTERM, patience, SIGKILL, until nothing of the attempt is alive
+//! ```
+//!
+//! Every process of an attempt carries a mark in its environment ([`leftovers::MARK`]), belongs to the session
+//! that its keeper began, or descends from one that does; by this it is found again after any crash of the
+//! daemon. A process that shakes off all three on purpose is not promised to be found.
+//!
+//! Called by `handlers::exec` (programs), by the engine and the API (logs) and by the daemon's start
+//! ([`leftovers::end_all`], [`remove_stale`]). Knows neither the API nor the store.
+
+pub mod keeper;
 pub mod leftovers;
 pub mod logs;
+pub(crate) mod output;
+pub(crate) mod proc;
+pub(crate) mod program;
+pub(crate) mod report;
+pub(crate) mod tree;
+
+pub use program::remove_stale;

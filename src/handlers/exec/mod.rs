@@ -1,0 +1,211 @@
+//! `exec`: a configured program carries out the action.
+//!
+//! The program gets the action as one JSON object on standard input, `ACTIOND_ID` and `ACTIOND_ATTEMPT` in an
+//! otherwise cleared environment, and may report over descriptor 3. Exit 0 is success, 75 is "try again" (a further
+//! try, if the retry policy has one left), anything else is failure for good. What it prints is only ever log.
+//! Whether its effect may be repeated is for the program's author to say, with `recovery` and `probe`.
+//!
+//! A program has to stay in the foreground: when it has ended, what it left behind is ended too.
+
+mod carry;
+mod input;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::registry::Surroundings;
+use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program};
+use crate::runner::logs::LogWriter;
+
+/// A probe that has not answered by then knows nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a program gets by contract and cannot be configured.
+const RESERVED_PREFIX: &str = "ACTIOND_";
+
+/// The handler, with its settings checked.
+pub struct Exec {
+    program: Vec<String>,
+    probe: Option<Vec<String>>,
+    env: Vec<(String, String)>,
+    cwd: PathBuf,
+    kill_grace: Duration,
+    keeper: PathBuf,
+    attempts_dir: PathBuf,
+}
+
+impl Exec {
+    /// Reads the handler's own keys of its `[[handler]]` table: `program`, `env`, `cwd`, `probe`, `kill_grace`.
+    ///
+    /// # Errors
+    ///
+    /// One sentence per problem, each naming the key.
+    pub fn new(own: &toml::Table, around: &Surroundings) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut exec = Self {
+            program: Vec::new(),
+            probe: None,
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            kill_grace: Duration::from_millis(around.kill_grace_ms),
+            keeper: around.keeper.clone(),
+            attempts_dir: around.attempts_dir.clone(),
+        };
+        if !own.contains_key("program") {
+            problems.push("program is missing: the path of the program and its arguments".to_owned());
+        }
+        for (key, value) in own {
+            let read = match key.as_str() {
+                "program" => argv(value).map(|argv| exec.program = argv),
+                "probe" => argv(value).map(|argv| exec.probe = Some(argv)),
+                "env" => environment(value).map(|env| exec.env = env),
+                "cwd" => directory(value).map(|cwd| exec.cwd = cwd),
+                "kill_grace" => duration(value).map(|grace| exec.kill_grace = grace),
+                _ => Err("is not a key of exec".to_owned()),
+            };
+            problems.extend(read.err().map(|problem| format!("{key} {problem}")));
+        }
+        if problems.is_empty() { Ok(exec) } else { Err(problems) }
+    }
+}
+
+fn argv(value: &toml::Value) -> Result<Vec<String>, String> {
+    let words: Option<Vec<String>> = value
+        .as_array()
+        .and_then(|words| words.iter().map(|word| word.as_str().map(str::to_owned)).collect());
+    match words {
+        Some(words) if words.iter().any(|word| word.contains('\0')) => {
+            Err("holds a NUL character".to_owned())
+        }
+        Some(words) if words.first().is_some_and(|path| path.starts_with('/')) => Ok(words),
+        _ => Err("must be an array of strings that begins with an absolute path".to_owned()),
+    }
+}
+
+fn environment(value: &toml::Value) -> Result<Vec<(String, String)>, String> {
+    let table = value.as_table().ok_or("must be a table of strings")?;
+    let pair = |(name, value): (&String, &toml::Value)| {
+        let value = value.as_str().ok_or_else(|| format!("must be a table of strings: {name} is none"))?;
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(format!("has the variable {name:?}, which cannot be in an environment"));
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(format!(
+                "may not set {name}: names that begin with {RESERVED_PREFIX} are the daemon's"
+            ));
+        }
+        Ok((name.clone(), value.to_owned()))
+    };
+    table.iter().map(pair).collect()
+}
+
+fn directory(value: &toml::Value) -> Result<PathBuf, String> {
+    let path = value.as_str().filter(|path| path.starts_with('/') && !path.contains('\0'));
+    path.map(PathBuf::from).ok_or_else(|| "must be an absolute path".to_owned())
+}
+
+fn duration(value: &toml::Value) -> Result<Duration, String> {
+    let word = value.as_str().ok_or("must be a duration such as \"10s\"")?;
+    let duration = humantime::parse_duration(word).map_err(|error| format!("must be a duration: {error}"))?;
+    if duration > Duration::from_secs(3600) {
+        return Err("may be 1h at most".to_owned());
+    }
+    Ok(duration)
+}
+
+impl Handler for Exec {
+    /// Any metadata: what it means is the program's business.
+    fn validate(&self, _metadata: &JsonText) -> Result<(), InvalidMetadata> {
+        Ok(())
+    }
+
+    fn in_process(&self) -> bool {
+        false
+    }
+
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move { carry::outcome(self, attempt).await })
+    }
+
+    fn probe<'a>(&'a self, action: &'a Action) -> BoxFuture<'a, ProbeAnswer> {
+        Box::pin(async move {
+            let Some(argv) = &self.probe else { return ProbeAnswer::Unknown };
+            let (stop, stopped) = watch::channel(None);
+            // The mark is not the store's: a probe changes nothing, and ends by its own time bound.
+            let attempt = Attempt::new(
+                Arc::new(action.clone()),
+                LogWriter::nowhere(),
+                format!("probe/{}/{}", action.id, action.status.attempt),
+                Arc::new(Nobody),
+                stopped,
+            );
+            let timer = async {
+                tokio::time::sleep(PROBE_TIMEOUT).await;
+                let _ = stop.send(Some(StopReason::TimeOut));
+                std::future::pending().await
+            };
+            tokio::select! {
+                answer = carry::probe(self, argv, &attempt) => answer,
+                answer = timer => answer,
+            }
+        })
+    }
+}
+
+/// Where a probe's statements go.
+struct Nobody;
+
+impl Port for Nobody {
+    fn progress(&self, _percent: u8, _message: &str) {}
+
+    fn checkpoint(&self, _checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn program_started(&self, _program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(own: &str) -> Result<Exec, Vec<String>> {
+        let around = Surroundings { attempts_dir: "/a".into(), keeper: "/k".into(), kill_grace_ms: 10_000 };
+        Exec::new(&own.parse().unwrap(), &around)
+    }
+
+    #[test]
+    fn settings_are_read_with_their_defaults() {
+        let exec = new(r#"program = ["/bin/true"]"#).unwrap();
+        assert_eq!((exec.cwd.to_str(), exec.kill_grace), (Some("/"), Duration::from_secs(10)));
+        let own = r#"program = ["/p", "-x"]
+            probe = ["/q"]
+            env = { A = "1" }
+            cwd = "/tmp"
+            kill_grace = "1s 500ms""#;
+        let exec = new(own).unwrap();
+        assert_eq!(exec.env, [("A".to_owned(), "1".to_owned())]);
+        assert_eq!((exec.probe.unwrap().len(), exec.kill_grace), (1, Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn every_problem_is_told_and_names_its_key() {
+        let own = r#"env = { ACTIOND_ID = "1" }
+            cwd = "here"
+            probe = []
+            kill_grace = 3
+            shell = true"#;
+        let Err(problems) = new(own) else { panic!("accepted") };
+        for key in ["program ", "env ", "cwd ", "probe ", "kill_grace ", "shell "] {
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key}: {problems:?}");
+        }
+        assert!(new(r#"program = ["true"]"#).is_err());
+        assert!(new("program = [1]").is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Finds and ends all processes of an attempt, or of every attempt of a store.
+//!
+//! A process belongs to an attempt if it carries the mark in its environment, is the attempt's program, is of
+//! the session that the program leads or led, or descends from one of these. Zombies count as gone. Between two
+//! looks a process may appear; so ending is repeated until a look finds none, within a bound. Blocks: callers
+//! in async code use a blocking thread.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process_group};
+
+use super::leftovers::MARK;
+use super::proc::{self, Process};
+use crate::action::{ActionId, Program};
+
+/// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to look for.
+#[derive(Clone, Debug)]
+pub(crate) struct Search {
+    /// A whole mark, or the beginning of many, which then ends in `/`.
+    pub(crate) mark: String,
+    /// Programs that are known to carry actions.
+    pub(crate) known: Vec<(ActionId, Program)>,
+    /// Processes that started before this cannot belong to it: spares reading their environment.
+    pub(crate) since_ticks: u64,
+}
+
+impl Search {
+    /// All that is alive, each with its action. This process itself never belongs to it.
+    pub(crate) fn find(&self) -> io::Result<Vec<(ActionId, Process)>> {
+        let all = proc::all()?;
+        let own = std::process::id();
+        let by_pid: HashMap<u32, &Process> =
+            all.iter().map(|process| (process.program.pid, process)).collect();
+        let mut owners: HashMap<u32, ActionId> = HashMap::new();
+        for process in &all {
+            let pid = process.program.pid;
+            if pid != own
+                && process.program.start_ticks >= self.since_ticks
+                && let Some(id) = self.owner_by_itself(process, &by_pid)
+            {
+                owners.insert(pid, id);
+            }
+        }
+        // Down the generations; a parent can have a higher pid than its child, so until nothing changes.
+        loop {
+            let heirs: Vec<(u32, ActionId)> = all
+                .iter()
+                .filter(|process| process.program.pid != own && !owners.contains_key(&process.program.pid))
+                .filter_map(|process| Some((process.program.pid, *owners.get(&process.parent)?)))
+                .collect();
+            if heirs.is_empty() {
+                break;
+            }
+            owners.extend(heirs);
+        }
+        Ok(all
+            .iter()
+            .filter(|process| process.is_alive())
+            .filter_map(|process| Some((*owners.get(&process.program.pid)?, process.clone())))
+            .collect())
+    }
+
+    fn owner_by_itself(&self, process: &Process, by_pid: &HashMap<u32, &Process>) -> Option<ActionId> {
+        let of_program = self.known.iter().find(|(_, program)| {
+            // A session keeps its number from being reused as a pid: if the pid is another process by now, the
+            // session is another one too.
+            process.program == *program
+                || process.session == program.pid
+                    && process.program.start_ticks >= program.start_ticks
+                    && by_pid.get(&program.pid).is_none_or(|leader| leader.program == *program)
+        });
+        if let Some((id, _)) = of_program {
+            return Some(*id);
+        }
+        let mark = process.environment(MARK)?;
+        let is_ours = mark == self.mark || self.mark.ends_with('/') && mark.starts_with(&self.mark);
+        if is_ours { mark.split('/').nth(1)?.parse().ok() } else { None }
+    }
+
+    /// Ends all that is found: SIGTERM, after `patience` SIGKILL, until nothing is left. Returns what could
+    /// not be ended.
+    ///
+    /// `group` is a process group that cannot have been reused because its leader was not reaped yet: SIGKILL to
+    /// all of it at once also catches a program that forks faster than it can be counted.
+    pub(crate) fn end(&self, patience: Duration, group: Option<u32>) -> io::Result<Vec<(ActionId, Process)>> {
+        let until = Instant::now() + patience;
+        let mut asked = HashSet::new();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let alive = self.find()?;
+            if alive.is_empty() {
+                return Ok(alive);
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            for (_, process) in &alive {
+                if asked.insert((process.program.pid, process.program.start_ticks)) {
+                    send(process, Signal::TERM);
+                }
+            }
+            std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        let until = Instant::now() + KILL_PATIENCE;
+        loop {
+            if let Some(group) = group.and_then(proc::pid) {
+                // Nobody left in it is no error; a failure shows in what is found next.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let alive = self.find()?;
+            for (_, process) in &alive {
+                send(process, Signal::KILL);
+            }
+            if alive.is_empty() || Instant::now() >= until {
+                return Ok(alive);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn send(process: &Process, signal: Signal) {
+    if let Err(error) = proc::signal(process.program, signal) {
+        tracing::warn!(pid = process.program.pid, ?signal, %error, "cannot signal a process of an attempt");
+    }
+}
+
+/// What is alive, for people: `process 42 (sleep, state D), process 43 (sh, state S)`.
+pub(crate) fn describe<'a>(processes: impl IntoIterator<Item = &'a Process>) -> String {
+    let mut all: Vec<String> = processes
+        .into_iter()
+        .map(|process| format!("process {} ({}, state {})", process.program.pid, process.name, process.state))
+        .collect();
+    let more = all.len().saturating_sub(10);
+    all.truncate(10);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}

@@ -1,0 +1,388 @@
+//! The `exec` handler with real programs, real pipes and the real keeper; only the engine is a stand-in.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use actiond::action::{
+    Action, ActionId, Actor, Body, JsonText, OnConflict, Outcome, ProbeAnswer, Program, Recovery,
+    RetryPolicy, State, Status, Timestamp,
+};
+use actiond::handlers::exec::Exec;
+use actiond::handlers::registry::Surroundings;
+use actiond::handlers::{Attempt, BoxFuture, Handler as _, NotRecorded, Port, StopReason};
+use actiond::runner::leftovers::{MARK, end_all, mark};
+use actiond::runner::logs::Logs;
+use tokio::sync::watch;
+
+const ID: ActionId = ActionId(4_711);
+const BOUND: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Recorder {
+    progress: Mutex<Vec<(u8, String)>>,
+    checkpoints: Mutex<Vec<String>>,
+    programs: Mutex<Vec<Program>>,
+    refuses: bool,
+}
+
+impl Port for Recorder {
+    fn progress(&self, percent: u8, message: &str) {
+        self.progress.lock().unwrap().push((percent, message.to_owned()));
+    }
+
+    fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        self.checkpoints.lock().unwrap().push(checkpoint.as_str().to_owned());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        self.programs.lock().unwrap().push(program);
+        let answer = if self.refuses { Err(NotRecorded) } else { Ok(()) };
+        Box::pin(async move { answer })
+    }
+}
+
+/// One attempt's world: a directory, a log, a recorder and a way to stop it.
+struct World {
+    home: tempfile::TempDir,
+    logs: Logs,
+    port: Arc<Recorder>,
+    stop: watch::Sender<Option<StopReason>>,
+    metadata: String,
+    store: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self {
+            logs: Logs::new(home.path().join("logs"), 64 << 10),
+            store: format!("test-{}", home.path().file_name().unwrap().to_str().unwrap()),
+            home,
+            port: Arc::default(),
+            stop: watch::channel(None).0,
+            metadata: "{}".to_owned(),
+        }
+    }
+
+    fn exec(&self, own: &str) -> Exec {
+        let around = Surroundings {
+            attempts_dir: self.home.path().join("attempts"),
+            keeper: env!("CARGO_BIN_EXE_actiond").into(),
+            kill_grace_ms: 300,
+        };
+        Exec::new(&own.parse().unwrap(), &around).unwrap()
+    }
+
+    fn action(&self) -> Action {
+        let mut status = Status::accepted(State::Running, None);
+        status.attempt = 2;
+        status.checkpoint = Some(JsonText::from_checked(r#"{"step":1}"#));
+        let body = Body {
+            user: "john@example.com".to_owned(),
+            resource_type: "Stack".to_owned(),
+            action: "deploy".to_owned(),
+            resource_id: 12_345,
+            started_via: "api".to_owned(),
+            metadata: JsonText::from_checked(self.metadata.clone()),
+            accepted_at: Timestamp(1_705_314_600_000),
+            submitter: Actor { uid: 0, gid: 0, pid: 1 },
+            queue: "default".to_owned(),
+            priority: 4,
+            run_at: None,
+            deadline: None,
+            timeout_ms: 60_000,
+            on_conflict: OnConflict::Queue,
+            idempotency_key: None,
+            request_digest: [0; 16],
+            retry: RetryPolicy::default(),
+            recovery: Recovery::Hold,
+            locks: Vec::new(),
+            retry_of: None,
+        };
+        Action { id: ID, body: Arc::new(body), status }
+    }
+
+    async fn run(&self, own: &str) -> Outcome {
+        let attempt = Attempt::new(
+            Arc::new(self.action()),
+            self.logs.writer(ID, 2),
+            mark(&self.store, ID, 2),
+            Arc::clone(&self.port) as Arc<dyn Port>,
+            self.stop.subscribe(),
+        );
+        let outcome = tokio::time::timeout(BOUND, self.exec(own).run(&attempt)).await.expect("it ends");
+        assert!(!self.home.path().join("attempts/4711.2").exists(), "the attempt's directory is gone");
+        assert_eq!(self.alive(), Vec::<u32>::new(), "nothing of the attempt is alive");
+        outcome
+    }
+
+    async fn sh(&self, script: &str) -> Outcome {
+        self.run(&sh(script)).await
+    }
+
+    /// Pids of living processes that carry this world's mark.
+    fn alive(&self) -> Vec<u32> {
+        let wanted = format!("{MARK}={}/", self.store);
+        let carries = |pid: &u32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|entry| entry.starts_with(wanted.as_bytes()))
+        };
+        let pids = std::fs::read_dir("/proc").unwrap();
+        pids.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).filter(carries).collect()
+    }
+
+    fn lines(&self, stream: &str) -> Vec<String> {
+        let lines = self.logs.read(ID, Some(2)).unwrap();
+        let lines = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines
+            .filter(|line| line["stream"] == stream)
+            .map(|line| line["line"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.home.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Runs a script and stops it when it has made the file `ready`.
+    async fn stop_when_ready(&self, script: &str, reason: StopReason) -> Outcome {
+        let ready = self.home.path().join("ready");
+        let stop = async {
+            until(|| ready.exists()).await;
+            self.stop.send_replace(Some(reason));
+        };
+        tokio::join!(self.sh(script), stop).0
+    }
+}
+
+fn sh(script: &str) -> String {
+    let argv = ["/bin/sh", "-c", script].map(|word| toml::Value::from(word).to_string());
+    format!("program = [{}]", argv.join(", "))
+}
+
+/// Waits for a condition, looking again after short pauses, within a bound.
+async fn until(condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < BOUND, "the condition did not come true");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn failed(outcome: &Outcome) -> (&str, bool) {
+    match outcome {
+        Outcome::Failed { message, retryable, .. } => (message, *retryable),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn program_gets_the_action_and_its_reports_count() {
+    let mut world = World::new();
+    world.metadata = r#"{"git_ref":"main","n":1.10}"#.to_owned();
+    let input = world.path("input");
+    let script = format!(
+        r#"cat > {input}
+        echo '{{"progress": 40, "message": "pushing"}}' >&3
+        echo '{{"checkpoint": {{"step": 2}}}}' > $ACTIOND_REPORT
+        echo nonsense >&3
+        echo out; echo err >&2
+        printf '{{"result": {{"git_hash": "a1b2", "n": 1.10}}, "message": "deployed"}}' >&3"#
+    );
+    let outcome = world.sh(&script).await;
+    let result = Some(JsonText::from_checked(r#"{"git_hash":"a1b2","n":1.10}"#));
+    assert_eq!(outcome, Outcome::Succeeded { message: "deployed".to_owned(), result });
+    assert_eq!(*world.port.progress.lock().unwrap(), [(40, "pushing".to_owned())]);
+    assert_eq!(*world.port.checkpoints.lock().unwrap(), [r#"{"step":2}"#]);
+    assert_eq!(
+        (world.lines("stdout"), world.lines("stderr")),
+        (vec!["out".to_owned()], vec!["err".to_owned()])
+    );
+    assert!(world.lines("daemon")[0].contains("nonsense"));
+    let expected = concat!(
+        r#"{"id":4711,"user":"john@example.com","resource_type":"Stack","action":"deploy","resource_id":12345,"#,
+        r#""started_via":"api","started_at":"2024-01-15T10:30:00.000Z","finished_at":null,"finished_success":null,"#,
+        r#""finished_message":null,"finished_result":null,"metadata":{"git_ref":"main","n":1.10},"attempt":2,"#,
+        r#""checkpoint":{"step":1},"retry_of":null,"idempotency_key":null,"queue":"default","priority":4,"#,
+        "\"deadline\":null}\n"
+    );
+    assert_eq!(std::fs::read_to_string(&input).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn exit_status_decides() {
+    let world = World::new();
+    let quiet = Outcome::Succeeded { message: "sh succeeded".to_owned(), result: None };
+    assert_eq!(world.sh("exit 0").await, quiet);
+    assert!(failed(&world.sh("exit 75").await).1);
+    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit status 3", false));
+    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit status 127", false));
+    assert_eq!(failed(&world.sh("kill -SEGV $$").await), ("sh failed: killed by SIGSEGV", false));
+    let told = world.sh(r#"echo '{"message": "no space"}' >&3; exit 1"#).await;
+    assert_eq!(failed(&told), ("no space", false));
+}
+
+#[tokio::test]
+async fn program_that_cannot_be_started_fails_with_the_reason() {
+    let world = World::new();
+    let plain = world.path("plain");
+    std::fs::write(&plain, "exit 0\n").unwrap();
+    for (program, mode, reason) in [
+        ("/nonexistent/program", 0, "No such file or directory"),
+        ("/etc", 0, "Permission denied"),
+        (plain.as_str(), 0o644, "Permission denied"),
+        (plain.as_str(), 0o755, "Exec format error"),
+    ] {
+        if mode != 0 {
+            std::fs::set_permissions(program, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let outcome = world.run(&format!("program = [\"{program}\"]")).await;
+        let (message, retryable) = failed(&outcome);
+        assert!(message.starts_with(&format!("cannot start {program}: {reason}")) && !retryable, "{message}");
+    }
+    let outcome = world.run("program = [\"/bin/true\"]\ncwd = \"/nonexistent\"").await;
+    assert!(failed(&outcome).0.starts_with("cannot change into the directory /nonexistent"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn environment_descriptors_and_signals_are_those_of_the_contract() {
+    let world = World::new();
+    // Inherited by any child that does not close it.
+    let leaked = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    let script = "env | cut -d= -f1 | sort | tr '\\n' ' '; echo
+        echo $(ls /proc/self/fd)
+        grep -E '^Sig(Blk|Ign)' /proc/$$/status | cut -f2
+        pwd; ps -o sid= -p $$ | tr -d ' '; echo $$; echo $ACTIOND_ID $ACTIOND_ATTEMPT $OWN";
+    world.run(&format!("{}\nenv = {{ OWN = \"1\" }}", sh(script))).await;
+    let lines = world.lines("stdout");
+    let names = "ACTIOND_ATTEMPT ACTIOND_ID ACTIOND_MARK ACTIOND_REPORT LANG OWN PATH PWD ";
+    assert_eq!(lines[0].replace("SHLVL ", "").replace("_ ", ""), names.replace("_ ", ""));
+    assert_eq!(lines[1], "0 1 2 3 4", "4 is the listing's own");
+    let mask = |line: &str| u64::from_str_radix(line, 16).unwrap();
+    assert_eq!(mask(&lines[2]), 0, "no signal is blocked");
+    // 32 and 33 are the C library's own and cannot be set.
+    assert_eq!(mask(&lines[3]) & !(3 << 31), 0, "no signal is ignored: {}", lines[3]);
+    assert_eq!(lines[4], "/");
+    assert_eq!(lines[5], lines[6], "it leads its own session");
+    assert_eq!(lines[6], world.port.programs.lock().unwrap()[0].pid.to_string());
+    assert_eq!(lines[7], "4711 2 1");
+}
+
+#[tokio::test]
+async fn input_that_nobody_reads_and_floods_of_output_do_no_harm() {
+    let mut world = World::new();
+    world.metadata = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
+    assert!(matches!(world.sh("exit 0").await, Outcome::Succeeded { .. }));
+    assert!(matches!(world.sh("exec <&-; seq 1 100000").await, Outcome::Succeeded { .. }));
+    let lines = world.logs.read(ID, Some(2)).unwrap();
+    assert!(lines.iter().map(|line| line.len() + 1).sum::<usize>() <= 65 << 10);
+    let numbers = world.lines("stdout");
+    assert_eq!((numbers.first().unwrap().as_str(), numbers.last().unwrap().as_str()), ("1", "100000"));
+    assert!(world.lines("daemon")[0].ends_with("bytes left out here]"));
+    assert!(matches!(world.sh("wc -c").await, Outcome::Succeeded { .. }));
+    let count: usize = world.lines("stdout").last().unwrap().parse().unwrap();
+    assert!(count > 1 << 20, "{count}");
+}
+
+#[tokio::test]
+async fn closed_outputs_do_not_end_the_attempt() {
+    let world = World::new();
+    let script = r#"exec >&- 2>&-; sleep 0.2; echo '{"message": "late"}' >&3"#;
+    let late = Outcome::Succeeded { message: "late".to_owned(), result: None };
+    assert_eq!(world.sh(script).await, late);
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_is_ended() {
+    let world = World::new();
+    let began = Instant::now();
+    let script = "sleep 1000 & setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' & echo started";
+    assert!(matches!(world.sh(script).await, Outcome::Succeeded { .. }));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert_eq!(world.lines("stdout"), ["started"]);
+    assert!(world.lines("daemon")[0].contains("sleep"), "{:?}", world.lines("daemon"));
+}
+
+#[tokio::test]
+async fn stop_ends_a_polite_program_and_a_deaf_one_with_all_descendants() {
+    let world = World::new();
+    let ready = world.path("ready");
+    let polite = format!("trap 'echo bye; exit 0' TERM; touch {ready}; sleep 1000 & wait");
+    assert!(matches!(world.stop_when_ready(&polite, StopReason::Cancel).await, Outcome::Cancelled { .. }));
+    assert_eq!(world.lines("stdout"), ["bye"]);
+    for (reason, is_right) in [
+        (
+            StopReason::TimeOut,
+            (|outcome| matches!(outcome, Outcome::TimedOut { .. })) as fn(&Outcome) -> bool,
+        ),
+        (StopReason::Shutdown, |outcome| matches!(outcome, Outcome::Interrupted)),
+    ] {
+        let world = World::new();
+        let ready = world.path("ready");
+        let deaf = format!(
+            "trap '' TERM; (setsid sh -c 'setsid sleep 1000 & sleep 1000 & touch {ready}; wait' &) ; while :; do sleep 1000; done"
+        );
+        let outcome = world.stop_when_ready(&deaf, reason).await;
+        assert!(is_right(&outcome), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn program_whose_identity_is_not_recorded_is_never_started() {
+    let mut world = World::new();
+    world.port = Arc::new(Recorder { refuses: true, ..Recorder::default() });
+    let made = world.path("made");
+    assert_eq!(world.sh(&format!("touch {made}")).await, Outcome::Interrupted);
+    assert!(!Path::new(&made).exists());
+}
+
+#[tokio::test]
+async fn probe_answers_by_exit_status() {
+    let world = World::new();
+    for (code, answer) in
+        [(0, ProbeAnswer::Committed), (1, ProbeAnswer::NotCommitted), (2, ProbeAnswer::Unknown)]
+    {
+        let probe = format!(
+            "program = [\"/bin/true\"]\nprobe = [\"/bin/sh\", \"-c\", \"grep -q 4711 && exit {code}\"]"
+        );
+        assert_eq!(world.exec(&probe).probe(&world.action()).await, answer);
+    }
+    let missing = "program = [\"/bin/true\"]\nprobe = [\"/nonexistent\"]";
+    assert_eq!(world.exec(missing).probe(&world.action()).await, ProbeAnswer::Unknown);
+    assert_eq!(world.exec("program = [\"/bin/true\"]").probe(&world.action()).await, ProbeAnswer::Unknown);
+}
+
+#[tokio::test]
+async fn leftovers_of_a_killed_parent_are_ended_by_their_mark_alone() {
+    let world = World::new();
+    let mut parent = Command::new("/bin/sh")
+        .args([
+            "-c",
+            "setsid sh -c 'trap \"\" TERM; sleep 1000 & while :; do sleep 1000; done' & sleep 1000 & wait",
+        ])
+        .env(MARK, mark(&world.store, ID, 1))
+        .spawn()
+        .unwrap();
+    until(|| world.alive().len() >= 5).await;
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    assert!(end_all("another-store", &[], 0).is_empty());
+    assert!(world.alive().len() >= 4, "another store's programs are not touched");
+    let store = world.store.clone();
+    let survivors = tokio::task::spawn_blocking(move || end_all(&store, &[], 200)).await.unwrap();
+    assert!(survivors.is_empty(), "{survivors:?}");
+    assert_eq!(world.alive(), Vec::<u32>::new());
+}
