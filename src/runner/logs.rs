@@ -35,6 +35,24 @@ impl Logs {
     }
 }
 
+/// Reads one attempt's log.
+pub struct LogReader {}
+
+impl Logs {
+    pub fn attempts(&self, _id: ActionId) -> Vec<u32> {
+        todo!()
+    }
+    pub fn open(&self, _id: ActionId, _attempt: u32) -> std::io::Result<Option<LogReader>> {
+        todo!()
+    }
+}
+
+impl LogReader {
+    pub fn next_lines(&mut self, _max_bytes: usize) -> std::io::Result<Vec<String>> {
+        todo!()
+    }
+}
+
 impl LogWriter {
     /// Appends one line (without its newline); cut and marked when it does not fit.
     pub fn line(&self, _stream: Stream, _text: &[u8]) {
