@@ -246,9 +246,9 @@ fn instant(out: &mut Vec<u8>, name: &str, at: Option<Timestamp>) {
 fn duration(out: &mut Vec<u8>, ms: u64) {
     const HOUR_MS: u64 = 3_600_000;
     let (count, unit) = match ms {
-        1_000..60_000 if ms % 1_000 == 0 => (ms / 1_000, "s"),
-        60_000..HOUR_MS if ms % 60_000 == 0 => (ms / 60_000, "m"),
-        HOUR_MS..86_400_000 if ms % HOUR_MS == 0 => (ms / HOUR_MS, "h"),
+        1_000..60_000 if ms.is_multiple_of(1_000) => (ms / 1_000, "s"),
+        60_000..HOUR_MS if ms.is_multiple_of(60_000) => (ms / 60_000, "m"),
+        HOUR_MS..86_400_000 if ms.is_multiple_of(HOUR_MS) => (ms / HOUR_MS, "h"),
         _ => {
             string(out, &time::duration_text(ms));
             return;

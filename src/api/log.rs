@@ -34,7 +34,8 @@ struct Line<'a> {
     line: std::borrow::Cow<'a, str>,
 }
 
-struct Follow {
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own: two are asked for, two follow")]
+struct Reading {
     api: Arc<Api>,
     id: ActionId,
     attempt: u32,
@@ -79,7 +80,7 @@ pub(super) async fn log(call: &Call<'_>, mut query: Query<'_>) -> Result<Reply, 
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.trim_start().starts_with("text/plain"));
-    let state = Follow {
+    let state = Reading {
         api: Arc::clone(call.api),
         id,
         attempt: attempt.unwrap_or(newest),
@@ -98,7 +99,7 @@ pub(super) async fn log(call: &Call<'_>, mut query: Query<'_>) -> Result<Reply, 
     Ok(reply::stream(kind, pieces))
 }
 
-impl Follow {
+impl Reading {
     async fn next_piece(&mut self) -> Option<Bytes> {
         loop {
             let looked = self.look().await.ok()?;

@@ -140,16 +140,24 @@ fn read(text: &str) -> Result<Fields<'_>, Problem> {
         if let Some(problem) = place.refused.take() {
             return problem;
         }
-        // A value of the wrong type is told with its field; the rest is no JSON at all, or no object.
+        // A value that is JSON but cannot be held (wrong type, 1e400, half a surrogate pair) is told with its
+        // field; the rest is no JSON at all, or no object.
         match place.now.get() {
-            name if !name.is_empty() && error.is_data() => Problem::field(name, plain(&error)),
+            name if !name.is_empty() && (error.is_data() || is_json(text)) => {
+                Problem::field(name, plain(&error))
+            }
             _ => not_json(text, &error),
         }
     })
 }
 
+/// Whether the text is one JSON value by its grammar; does not recurse.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 fn not_json(text: &str, error: &serde_json::Error) -> Problem {
-    if serde_json::from_str::<IgnoredAny>(text).is_ok() && error.is_data() {
+    if error.is_data() && is_json(text) {
         return Problem::new(Word::NotJson, format!("one object is expected: {}", plain(error)));
     }
     Problem::new(Word::NotJson, error.to_string())
@@ -216,7 +224,12 @@ fn needed<T>(name: &str, value: Option<T>) -> Result<T, Problem> {
     value.ok_or_else(|| Problem::new(Word::MissingField, format!("{name} is missing")))
 }
 
-fn bounded<T: PartialOrd + fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<T, Problem> {
+fn bounded<T: PartialOrd + fmt::Display + Copy>(
+    name: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, Problem> {
     if value < least || value > most {
         return Err(Problem::field(name, format_args!("{value} is not between {least} and {most}")));
     }

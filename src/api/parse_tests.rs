@@ -51,7 +51,7 @@ fn bad_body_gets_the_problem_that_names_its_fault() {
         (with("user", &long), Word::InvalidField, "user"),
         (with("user", "\"a\\u0000b\""), Word::InvalidField, "user: has a control"),
         (with("user", "\"a\\r\\nb\""), Word::InvalidField, "user: has a control"),
-        (with("user", "\"\\ud800\""), Word::InvalidField, "user"),
+        (with("user", "\"\\ud800\""), Word::InvalidField, "escape"),
         (with("user", &nested), Word::InvalidField, "user"),
         (with("resource_id", "-1"), Word::InvalidField, "resource_id"),
         (with("resource_id", "-0"), Word::InvalidField, "resource_id"),

@@ -60,7 +60,8 @@ impl<'a> Query<'a> {
 
 /// The text with its `%XX` resolved; none if an escape is broken or the result is not clean UTF-8.
 pub(super) fn unescaped(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
-    if !text.contains('%') && !(plus_is_space && text.contains('+')) {
+    let is_plain = |byte| byte != b'%' && (byte != b'+' || !plus_is_space);
+    if text.bytes().all(is_plain) {
         return Some(Cow::Borrowed(text));
     }
     let mut out = Vec::with_capacity(text.len());

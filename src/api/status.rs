@@ -16,6 +16,7 @@ use crate::engine::{EngineStatus, QueueStatus};
 use crate::store::Health;
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the wire's")]
 struct Ready {
     ready: bool,
     draining: bool,

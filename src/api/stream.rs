@@ -39,6 +39,8 @@ const BATCH_LINES_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 256 * 1_024;
 
 type Answers = Vec<Result<Accepted, SubmitError>>;
+/// The lines of a batch, and what the engine says of those that it got.
+type UnderWay = VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>;
 type Waiting = Pin<Box<dyn Future<Output = Answers> + Send>>;
 
 /// Lines that go to the engine together.
@@ -72,7 +74,7 @@ struct Exchange {
     ended: bool,
     line: u64,
     gathering: Batch,
-    under_way: VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>,
+    under_way: UnderWay,
     draining: watch::Receiver<bool>,
 }
 
@@ -229,7 +231,7 @@ impl Exchange {
     }
 }
 
-async fn oldest(under_way: &mut VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>) -> Answers {
+async fn oldest(under_way: &mut UnderWay) -> Answers {
     match under_way.front_mut() {
         Some((_, waiting)) => waiting.await,
         None => Answers::new(),
