@@ -271,16 +271,9 @@ fn key(value: String) -> Result<String, Problem> {
     Err(Problem::field("idempotency_key", "must be 1 to 255 visible ASCII characters"))
 }
 
+/// Measured without its white space; the depth is looked at first and bounds the work.
 fn metadata_text(sent: Option<&RawValue>, limits: Limits) -> Result<JsonText, Problem> {
     let Some(sent) = sent else { return Ok(JsonText::empty()) };
-    let too_large = |bytes: usize| {
-        let most = limits.metadata_bytes_max;
-        Problem::new(Word::MetadataTooLarge, format!("metadata has {bytes} bytes; at most {most} are taken"))
-    };
-    // White space counts too far beyond the limit only, so that a pretty object is measured by its content.
-    if sent.get().len() > limits.metadata_bytes_max.saturating_mul(4) {
-        return Err(too_large(sent.get().len()));
-    }
     let text = depth::compact(sent.get(), limits.metadata_depth_max).map_err(|fault| match fault {
         depth::Fault::NotAnObject => Problem::field("metadata", "must be an object"),
         depth::Fault::TooDeep => Problem::new(
@@ -290,7 +283,9 @@ fn metadata_text(sent: Option<&RawValue>, limits: Limits) -> Result<JsonText, Pr
         depth::Fault::Content(said) => Problem::field("metadata", said),
     })?;
     if text.len() > limits.metadata_bytes_max {
-        return Err(too_large(text.len()));
+        let (bytes, most) = (text.len(), limits.metadata_bytes_max);
+        let detail = format!("metadata has {bytes} bytes; at most {most} are taken");
+        return Err(Problem::new(Word::MetadataTooLarge, detail));
     }
     Ok(JsonText::from_checked(text))
 }

@@ -25,7 +25,6 @@ fn bad_body_gets_the_problem_that_names_its_fault() {
     let long = format!("\"{}\"", "x".repeat(257));
     let nested = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(1_000));
-    let wide = format!("{{{}\"a\":1}}", " ".repeat(5_000));
     let cases: &[(String, Word, &str)] = &[
         (String::new(), Word::NotJson, "EOF"),
         ("deploy!".into(), Word::NotJson, "expected value"),
@@ -65,7 +64,6 @@ fn bad_body_gets_the_problem_that_names_its_fault() {
         (with("metadata", "\"x\""), Word::InvalidField, "metadata"),
         (with("metadata", &nested), Word::MetadataTooDeep, "8 levels"),
         (with("metadata", &large), Word::MetadataTooLarge, "1000"),
-        (with("metadata", &wide), Word::MetadataTooLarge, "1000"),
         (with("metadata", "{\"a\":\"\\u0000\"}"), Word::InvalidField, "NUL"),
         (with("metadata", "{\"a\":1,\"a\":2}"), Word::InvalidField, "twice"),
         (with("priority", "10"), Word::InvalidField, "priority"),
