@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -43,37 +43,51 @@ const BUFFER_BYTES: usize = 128 * 1_024;
 
 /// Serves the Unix socket: reads and writes. Ends, with its connections, when `stop` becomes true.
 pub async fn serve_socket(listener: UnixListener, api: Arc<Api>, stop: watch::Receiver<bool>) {
-    let accept = async || {
-        let (stream, _) = listener.accept().await?;
-        let peer = stream.peer_cred()?;
-        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        Ok((stream, Door::Socket(Actor { uid: peer.uid(), gid: peer.gid(), pid })))
-    };
-    serve(accept, api, stop).await;
+    serve(listener, api, stop).await;
 }
 
 /// Serves the status endpoint over TCP: reads only. Ends, with its connections, when `stop` becomes true.
 pub async fn serve_status(listener: TcpListener, api: Arc<Api>, stop: watch::Receiver<bool>) {
-    let accept = async || {
-        let (stream, _) = listener.accept().await?;
+    serve(listener, api, stop).await;
+}
+
+/// Where connections come from.
+trait Listener: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, with who is behind it.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Door)>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Door)> {
+        let (stream, _) = self.accept().await?;
+        let peer = stream.peer_cred()?;
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        Ok((stream, Door::Socket(Actor { uid: peer.uid(), gid: peer.gid(), pid })))
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Door)> {
+        let (stream, _) = self.accept().await?;
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
         Ok((stream, Door::Status))
-    };
-    serve(accept, api, stop).await;
+    }
 }
 
-async fn serve<S, A>(accept: A, api: Arc<Api>, mut stop: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: AsyncFn() -> io::Result<(S, Door)>,
-{
+async fn serve<L: Listener>(listener: L, api: Arc<Api>, mut stop: watch::Receiver<bool>) {
     let tasks = TaskTracker::new();
     let open = Arc::new(AtomicUsize::new(0));
     let refusals = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = tokio::select! {
-            accepted = accept() => accepted,
+            accepted = listener.next() => accepted,
             // A sender that is gone means stop as well.
             () = is_true(&mut stop) => break,
         };
@@ -100,6 +114,8 @@ where
             });
         }
     }
+    // Who connects from now on is refused at once, not left in the backlog.
+    drop(listener);
     tasks.close();
     tasks.wait().await;
 }
@@ -242,5 +258,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The daemon spawns both doors: this fails to compile if it could not.
+    #[expect(dead_code, reason = "compiling it is the test")]
+    fn doors_can_be_spawned(
+        socket: UnixListener,
+        status: TcpListener,
+        api: Arc<Api>,
+        stop: watch::Receiver<bool>,
+    ) {
+        fn spawnable<T: Send + 'static>(_: T) {}
+        spawnable(serve_socket(socket, Arc::clone(&api), stop.clone()));
+        spawnable(serve_status(status, api, stop));
+    }
+
+    #[test]
+    fn place_is_given_back_when_its_connection_ends() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let first = Place::take(&taken, 1, None);
+        assert!(first.is_some());
+        assert!(Place::take(&taken, 1, None).is_none());
+        drop(first);
+        assert!(Place::take(&taken, 1, None).is_some());
+    }
+
+    #[tokio::test]
+    async fn connection_too_many_is_told_why() {
+        let (ours, mut theirs) = tokio::io::duplex(4_096);
+        let refusing = tokio::spawn(refuse(ours, 7));
+        theirs.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let mut told = String::new();
+        theirs.read_to_string(&mut told).await.unwrap();
+        assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+        assert!(told.contains("urn:actiond:problem:too-many-connections"), "{told}");
+        drop(theirs);
+        refusing.await.unwrap().unwrap();
     }
 }

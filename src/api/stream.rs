@@ -72,6 +72,8 @@ struct Exchange {
     /// The rest of a line that was too long is dropped.
     skipping: bool,
     ended: bool,
+    /// Why the input ended early, until it is told.
+    cut_short: Option<Problem>,
     line: u64,
     gathering: Batch,
     under_way: UnderWay,
@@ -93,6 +95,7 @@ pub(super) fn lines(call: &Call<'_>, actor: Actor, body: Incoming) -> Reply {
         scanned: 0,
         skipping: false,
         ended: false,
+        cut_short: None,
         line: 0,
         gathering: Batch::default(),
         under_way: VecDeque::new(),
@@ -109,7 +112,9 @@ impl Exchange {
     async fn next_answers(&mut self) -> Option<Bytes> {
         loop {
             self.cut();
-            self.hand_over();
+            while self.hand_over() {
+                self.cut();
+            }
             let may_read = !self.ended && !self.gathering.is_full();
             tokio::select! {
                 answers = oldest(&mut self.under_way), if !self.under_way.is_empty() => {
@@ -130,22 +135,21 @@ impl Exchange {
         }
     }
 
-    /// No more input. Without a problem, what is left is a last line without a line end.
+    /// No more input; `problem` says why if it ended early. Whole lines that are there are still taken.
     fn end(&mut self, problem: Option<Problem>) {
         self.ended = true;
-        match problem {
-            None if !self.input.is_empty() => {
-                let last = self.input.split().freeze();
-                if !std::mem::take(&mut self.skipping) {
-                    self.take_line(&last);
-                }
-            }
-            None => {}
-            Some(problem) => {
-                self.input.clear();
-                self.line += 1;
-                self.gathering.lines.push((self.line, Some(problem)));
-            }
+        self.cut_short = problem;
+    }
+
+    /// What follows the last line end: a last line, unless the input was cut short in it.
+    fn take_rest(&mut self) {
+        let rest = self.input.split().freeze();
+        self.scanned = 0;
+        if let Some(problem) = self.cut_short.take() {
+            self.line += 1;
+            self.gathering.lines.push((self.line, Some(problem)));
+        } else if !std::mem::take(&mut self.skipping) && !rest.is_empty() {
+            self.take_line(&rest);
         }
     }
 
@@ -155,7 +159,11 @@ impl Exchange {
             let unseen = self.input.get(self.scanned..).unwrap_or_default();
             let Some(found) = unseen.iter().position(|byte| *byte == b'\n') else {
                 self.scanned = self.input.len();
-                self.drop_if_too_long();
+                if self.ended {
+                    self.take_rest();
+                } else {
+                    self.drop_if_too_long();
+                }
                 return;
             };
             let line = self.input.split_to(self.scanned + found).freeze();
@@ -206,14 +214,14 @@ impl Exchange {
         }
     }
 
-    /// Sends what is gathered to the engine, if it has room.
-    fn hand_over(&mut self) {
+    /// Sends what is gathered to the engine, if it has room; says whether it did.
+    fn hand_over(&mut self) -> bool {
         if self.gathering.lines.is_empty() {
-            return;
+            return false;
         }
         let room = if self.gathering.is_full() || self.ended { BATCHES_MAX } else { BATCHES_EAGER };
         if self.under_way.len() >= room {
-            return;
+            return false;
         }
         let Batch { lines, submissions, bytes: _ } = std::mem::take(&mut self.gathering);
         let engine = self.engine.clone();
@@ -228,6 +236,7 @@ impl Exchange {
             waiting = Box::pin(std::future::ready(answers));
         }
         self.under_way.push_back((lines, waiting));
+        true
     }
 }
 
