@@ -1,4 +1,41 @@
-//! CONTRACT SKELETON: the HTTP faces over one hyper service.
+//! The HTTP faces: one HTTP/1.1 service behind two doors.
+//!
+//! ```text
+//!  Unix socket ──▶ server ──▶ routes ──▶ submit, stream      writes
+//!  TCP (GET)   ──▶   │           ├─────▶ actions, log, events, commands, queues
+//!                    │           └─────▶ status, metrics, page, openapi
+//!                    └ limits, peer credentials, time-outs
+//! ```
+//!
+//! # Guarantees
+//!
+//! - What is answered with 202 is durable: the answer is written after the engine's.
+//! - The caller's identity is what the kernel says of the peer, taken once at accept, never text of the request.
+//! - The TCP door only reads, and tells no payload unless `details` is set.
+//! - Every refusal is a problem document (RFC 9457) with a stable type; [`problem`] lists them all.
+//!
+//! Started by the daemon; knows the engine and the logs, never the store.
+
+mod actions;
+mod commands;
+mod convert;
+mod depth;
+mod digest;
+mod events;
+mod log;
+mod metrics;
+mod openapi;
+mod page;
+mod parse;
+mod problem;
+mod query;
+mod reply;
+mod routes;
+mod server;
+mod status;
+mod stream;
+mod submit;
+mod time;
 pub mod wire;
 
 use std::sync::Arc;
@@ -38,12 +75,4 @@ pub struct Api {
     pub clock: fn() -> crate::action::Timestamp,
 }
 
-/// Serves the Unix socket: reads and writes. Ends, with its connections, when `stop` becomes true.
-pub async fn serve_socket(_listener: tokio::net::UnixListener, _api: Arc<Api>, _stop: watch::Receiver<bool>) {
-    todo!()
-}
-
-/// Serves the status endpoint over TCP: reads only. Ends, with its connections, when `stop` becomes true.
-pub async fn serve_status(_listener: tokio::net::TcpListener, _api: Arc<Api>, _stop: watch::Receiver<bool>) {
-    todo!()
-}
+pub use self::server::{serve_socket, serve_status};

@@ -1,0 +1,62 @@
+//! `POST /v1/actions`: takes one object, or hands a stream of lines to `stream`.
+//!
+//! Answers 202 with the whole action once it is durable; 200 if an idempotency key or `on_conflict: join` led to
+//! an action that exists.
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION};
+
+use super::convert::{self, Show};
+use super::parse::{self, Limits};
+use super::problem::{Problem, Word};
+use super::reply::{self, Reply};
+use super::routes::Call;
+use super::stream;
+use crate::action::{Action, Actor};
+use crate::engine::Accepted;
+
+/// Bytes that an action takes beside its metadata, roughly: one allocation for most answers.
+const ANSWER_BYTES: usize = 1_024;
+
+pub(super) async fn actions(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
+    match reply::media_type(call.headers) {
+        "" | "application/json" => one(call, actor, body).await,
+        "application/x-ndjson" => Ok(stream::lines(call, actor, body)),
+        other => Err(Problem::new(
+            Word::UnsupportedMediaType,
+            format!("{:?}; send application/json or application/x-ndjson", parse::shortened(other)),
+        )),
+    }
+}
+
+async fn one(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
+    let settings = &call.settings;
+    let bytes = reply::collect(body, settings.body_bytes_max, call.pause()).await?;
+    let submission = parse::submission(&bytes, actor, Limits::from(&**settings))?;
+    let mut answers = call.api.engine.submit(vec![submission]).await;
+    let accepted = match answers.pop() {
+        Some(answer) => answer?,
+        None => return Err(Problem::new(Word::Internal, "the engine gave no answer")),
+    };
+    let (status, action) = outcome(&accepted);
+    let mut out = Vec::with_capacity(ANSWER_BYTES + action.body.metadata.as_str().len());
+    convert::write_action(&mut out, action, Show::All);
+    let mut reply = reply::full(status, reply::JSON, out);
+    reply.headers_mut().insert(LOCATION, location(action));
+    Ok(reply)
+}
+
+/// The status of an answer, and its action.
+pub(super) fn outcome(accepted: &Accepted) -> (StatusCode, &Action) {
+    match accepted {
+        Accepted::New(action) => (StatusCode::ACCEPTED, action),
+        Accepted::Repeated(action) | Accepted::Joined(action) => (StatusCode::OK, action),
+    }
+}
+
+/// Where an action is found.
+pub(super) fn location(action: &Action) -> HeaderValue {
+    let path = format!("/v1/actions/{}", action.id);
+    HeaderValue::try_from(path).unwrap_or_else(|_| HeaderValue::from_static("/v1/actions"))
+}
