@@ -10,7 +10,7 @@ use crate::store::disk::simulated::{EIO, ENOSPC, Fault};
 /// Nothing that was not synced persists, two random subsets, and now and then all of it; others each time.
 fn seeds(at: u64) -> Vec<u64> {
     let seeds = [0, at * 4 + 2, at * 4 + 3, 1];
-    seeds[..if at % 4 == 0 { 4 } else { 3 }].to_vec()
+    seeds[..if at.is_multiple_of(4) { 4 } else { 3 }].to_vec()
 }
 
 /// What was promised when the workload ended or was interrupted.
