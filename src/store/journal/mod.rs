@@ -1,7 +1,7 @@
 //! The journal: groups of records, each on disk before it is acknowledged.
 //!
 //! Segments are preallocated, zeroed and used again, so that a commit is one write and one `fdatasync` that has no
-//! metadata to bring along. [`format`](self::format) has the bytes, `survey` the rule by which a tear is told from
+//! metadata to bring along. `format` has the bytes, `survey` the rule by which a tear is told from
 //! damage, `recovery` what a start does.
 //!
 //! # Guarantees
