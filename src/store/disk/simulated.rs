@@ -290,3 +290,48 @@ impl Disk for SimulatedDisk {
         Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_and_names_that_were_not_synced_persist_in_any_combination() {
+        let dir = Path::new("/d");
+        let disk = SimulatedDisk::with_dir(dir);
+        let file = disk.create(&dir.join("kept")).unwrap();
+        file.write_at(0, &[1; 3 * SECTOR]).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir(dir).unwrap();
+        file.write_at(0, &[2; 3 * SECTOR]).unwrap();
+        disk.rename(&dir.join("kept"), &dir.join("moved")).unwrap();
+        let mut found = BTreeSet::new();
+        for seed in 0..400 {
+            let after = disk.after_power_cut(seed);
+            let names = after.list(dir).unwrap();
+            assert_eq!(names.len(), 1, "a file keeps one name: {names:?}");
+            let bytes = after.contents(&dir.join(&names[0])).unwrap();
+            assert_eq!(bytes.len(), 3 * SECTOR);
+            let sectors: Vec<u8> = bytes.chunks(SECTOR).map(|sector| sector[0]).collect();
+            assert!(bytes.chunks(SECTOR).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+            found.insert((names[0].clone(), sectors));
+        }
+        assert_eq!(found.len(), 2 * 8, "{found:?}");
+        assert_eq!(disk.after_power_cut(0).list(dir).unwrap(), ["kept"]);
+    }
+
+    #[test]
+    fn faults_come_at_their_operation_and_power_stays_cut() {
+        let dir = Path::new("/d");
+        let disk = SimulatedDisk::with_dir(dir);
+        let file = disk.create(&dir.join("f")).unwrap();
+        disk.set_fault(2, Fault::Short);
+        assert_eq!(file.write_at(0, &[1; 100]).unwrap_err().raw_os_error(), Some(ENOSPC));
+        assert_eq!(file.len().unwrap(), 50);
+        disk.set_fault(4, Fault::PowerCut);
+        file.write_at(0, &[2; 100]).unwrap();
+        assert!(file.sync().is_err() && file.sync().is_err() && disk.open(&dir.join("f")).is_err());
+        assert!(disk.power_is_cut() && disk.operations() == 4);
+        assert!(disk.after_power_cut(0).list(dir).unwrap().is_empty());
+    }
+}

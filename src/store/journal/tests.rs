@@ -238,7 +238,7 @@ fn records_are_read_from_other_threads_while_the_journal_is_written() {
                     match reader.read(place) {
                         Ok(bytes) => assert_eq!(bytes, record(1, 3000)),
                         Err(StoreError::Io { source, .. }) => {
-                            assert_eq!(source.kind(), io::ErrorKind::NotFound)
+                            assert_eq!(source.kind(), io::ErrorKind::NotFound);
                         }
                         Err(error) => panic!("neither the record nor gone: {error}"),
                     }
