@@ -58,9 +58,8 @@ pub(super) fn open(
     let lock = marks.lock()?;
     let machine = machine.map_or_else(|| Machine::current(dir), Ok)?;
     let (store_id, is_new) = found_or_find(options, &marks, &disk)?;
-    for part in ["snapshot", "quarantine"] {
-        make_dir(&dir.join(part))?;
-    }
+    let snapshots = dir.join("snapshot");
+    disk.create_dir(&snapshots).map_err(io_error("create", &snapshots))?;
     let mut recovery = Recovery { options, disk: Arc::clone(&disk), store_id, loader, reason: None };
     let distrust = if is_new { None } else { marks.distrust(&machine)? };
     if let Some(reason) = &distrust {
@@ -101,7 +100,7 @@ pub(super) fn open(
     );
     let memory = super::memory::Memory { current: generation, frozen: None };
     let shared = Arc::new(Shared::new(marks.clone(), dir.clone(), memory, table, ledger.next_id, health));
-    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, dir.join("snapshot"))?;
+    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots)?;
     let opened =
         (ledger.incarnation, ledger.store_id.clone(), ledger.paused_queues.iter().cloned().collect());
     let (incarnation, store_id, paused_queues) = opened;

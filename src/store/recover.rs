@@ -1,7 +1,7 @@
 //! Brings table, journal and memory together at a start: either sled as it lies there, or a new one made from
 //! a snapshot. See [`super::open`] for the order of things.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::crash_point::crash_point;
@@ -195,7 +195,7 @@ impl Recovery<'_> {
                 Ok(meta) if meta.store_id == self.store_id && meta.group == group => {
                     held = meta.group;
                     ledger = Ledger::from_meta(meta);
-                    newest = Some((group, std::fs::metadata(&path).map_or(0, |metadata| metadata.len())));
+                    newest = Some((group, self.len(&path)));
                 }
                 Ok(_) => {
                     return Ok(Err(Unreadable { offset: 0, detail: "it is not this store's".to_owned() }));
@@ -232,8 +232,7 @@ impl Recovery<'_> {
             let path = snapshot::path(&dir, group);
             match snapshot::read_meta(&*self.disk, &path) {
                 Ok(meta) => {
-                    let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-                    return Ok(Some((meta, bytes)));
+                    return Ok(Some((meta, self.len(&path))));
                 }
                 Err(Unreadable { offset, detail }) => {
                     tracing::error!(path = %path.display(), offset, error = detail, "snapshot is damaged");
@@ -241,6 +240,11 @@ impl Recovery<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Only a measure of when to write the next one.
+    fn len(&self, snapshot: &Path) -> u64 {
+        self.disk.open(snapshot).and_then(|file| file.len()).unwrap_or(0)
     }
 
     fn replay<'t>(&self, table: &'t Table, ledger: Ledger, held: u64, trusted: bool) -> Replay<'t> {
@@ -330,7 +334,7 @@ impl Count<'_> {
 /// Copies a snapshot into an empty table.
 fn fill(
     disk: &dyn Disk,
-    path: &std::path::Path,
+    path: &Path,
     table: &Table,
 ) -> Result<Result<super::record::Meta, Unreadable>, TableError> {
     let mut writer = table.writer();

@@ -7,6 +7,7 @@
 mod damage;
 mod kill;
 mod model;
+mod power;
 mod scenarios;
 
 use std::path::Path;
@@ -58,9 +59,13 @@ impl Bench {
     }
 
     fn open(&self) -> Result<(Opened, Vec<Action>), StoreError> {
+        self.open_on(Arc::new(RealDisk))
+    }
+
+    fn open_on(&self, disk: Arc<dyn disk::Disk>) -> Result<(Opened, Vec<Action>), StoreError> {
         let mut loaded = Loaded::default();
         let machine = Machine { boot_id: format!("boot {}", self.boot), mount: "here".to_owned() };
-        let environment = Environment { disk: Arc::new(RealDisk), machine: Some(machine) };
+        let environment = Environment { disk, machine: Some(machine) };
         let opened = open(&self.options, environment, Timestamp(1_000), &mut loaded)?;
         Ok((opened, loaded.0))
     }

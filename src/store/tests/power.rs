@@ -1,0 +1,116 @@
+//! Power cuts under the whole store: journal and snapshots on a disk that forgets what was not synced, sled
+//! distrusted after each cut and rebuilt from them.
+
+use std::collections::BTreeMap;
+
+use super::super::disk::simulated::{Fault, SimulatedDisk};
+use super::*;
+
+type Actions = BTreeMap<u64, Action>;
+
+/// Works until the power is cut: the actions after the last commit that said yes, and those of the one under way.
+fn work(opened: &mut Opened, actions: Actions, random: &mut fastrand::Rng) -> (Actions, Actions) {
+    let (mut durable, mut staged) = (actions.clone(), actions);
+    loop {
+        for _ in 0..random.usize(1..6) {
+            let id = opened.store.ledger.next_id;
+            let len = random.usize(0..400);
+            let submitted = opened.store.submit(
+                ActionId(id),
+                Arc::new(body(id, len)),
+                Status::accepted(State::Queued, None),
+            );
+            if submitted.is_err() {
+                return (durable, staged);
+            }
+            let status = Status::accepted(State::Queued, None);
+            staged.insert(id, Action { id: ActionId(id), body: Arc::new(body(id, len)), status });
+        }
+        let waiting = staged.values_mut().filter(|action| !action.status.state.is_final());
+        for action in waiting.filter(|_| random.u8(0..4) == 0) {
+            let event = if action.status.state == State::Queued { Event::Claim } else { Event::Succeed };
+            let status = after(&action.status, event, Timestamp(2_000));
+            if opened.store.change(action.id, event, status.clone()).is_err() {
+                return (durable, staged);
+            }
+            action.status = status;
+        }
+        match opened.store.expire(Timestamp(3_000), 3) {
+            Ok(gone) => staged.retain(|id, _| !gone.contains(&ActionId(*id))),
+            Err(_) => return (durable, staged),
+        }
+        opened.store.checkpoint_now = random.u8(0..3) == 0;
+        if opened.store.commit().is_err() {
+            return (durable, staged);
+        }
+        durable.clone_from(&staged);
+    }
+}
+
+/// How often power was cut in a life, and how often a snapshot was there to start from.
+fn live(seed: u64) -> (u32, u32) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bench = Bench::new();
+    bench.options.segment_bytes = 64 << 10;
+    bench.options.snapshot_after_bytes = 8 << 10;
+    bench.options.retention_count = 20;
+    let mut disk = SimulatedDisk::with_dir(&bench.options.dir);
+    let (mut durable, mut staged) = (Actions::new(), Actions::new());
+    let (mut cuts, mut from_snapshot) = (0, 0);
+    for round in 0..6 {
+        disk.set_fault(disk.operations() + random.u64(1..90), Fault::PowerCut);
+        // The cut may come during the start itself.
+        if let Ok((mut opened, _)) = bench.open_on(Arc::new(disk.clone())) {
+            let found: Actions =
+                everything(&opened.reader).into_iter().map(|action| (action.id.0, action)).collect();
+            assert!(found == durable || found == staged, "seed {seed} round {round}");
+            (durable, staged) = work(&mut opened, found, &mut random);
+        }
+        assert!(disk.power_is_cut());
+        cuts += 1;
+        disk = disk.after_power_cut(random.u64(..));
+        bench.boot += 1;
+        let names = disk::Disk::list(&disk, &bench.path("snapshot")).unwrap_or_default();
+        from_snapshot += u32::from(names.iter().any(|name| name.strip_suffix(".snap").is_some()));
+    }
+    let (opened, loaded) = bench.open_on(Arc::new(disk)).unwrap();
+    let found: Actions = everything(&opened.reader).into_iter().map(|action| (action.id.0, action)).collect();
+    assert!(found == durable || found == staged, "seed {seed}");
+    assert_eq!(loaded, unfinished(&found.into_values().collect::<Vec<_>>()));
+    (cuts, from_snapshot)
+}
+
+#[test]
+fn committed_action_survives_power_cuts() {
+    let (mut cuts, mut from_snapshot) = (0, 0);
+    for seed in 0..20 {
+        let (more_cuts, more_snapshots) = live(seed);
+        cuts += more_cuts;
+        from_snapshot += more_snapshots;
+    }
+    assert!(cuts >= 100 && from_snapshot >= 30, "{cuts} cuts, {from_snapshot} with a snapshot");
+}
+
+#[test]
+fn disk_that_lies_about_syncs_is_caught() {
+    let caught = (0..40).any(|seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bench = Bench::new();
+        let disk = SimulatedDisk::with_dir(&bench.options.dir);
+        let (mut opened, _) = bench.open_on(Arc::new(disk.clone())).unwrap();
+        disk.lie_about_syncs();
+        disk.set_fault(disk.operations() + 20, Fault::PowerCut);
+        let (durable, staged) = work(&mut opened, Actions::new(), &mut random);
+        drop(opened);
+        bench.boot = 2;
+        match bench.open_on(Arc::new(disk.after_power_cut(seed))) {
+            Ok((opened, _)) => {
+                let found: Actions =
+                    everything(&opened.reader).into_iter().map(|action| (action.id.0, action)).collect();
+                found != durable && found != staged
+            }
+            Err(_) => true,
+        }
+    });
+    assert!(caught, "the power cuts of this file prove nothing");
+}
