@@ -134,10 +134,13 @@ mod tests {
         let spec = spec.into_string().unwrap();
         let (blamed, dir) = spec.split_once(' ').unwrap();
         LastWords::open(Path::new(dir)).unwrap().0.arm().unwrap();
+        let signal = if blamed == "aborts" { SIGABRT } else { SIGSEGV };
+        let die = Box::pin(async move { signal_hook::low_level::raise(signal).unwrap() });
         if blamed == "blamed" {
-            in_process::set(Some((ActionId(9), 4)));
+            futures_util::FutureExt::now_or_never(in_process::Marked::new(ActionId(9), 4, die));
+        } else {
+            futures_util::FutureExt::now_or_never(die);
         }
-        signal_hook::low_level::raise(if blamed == "aborts" { SIGABRT } else { SIGSEGV }).unwrap();
     }
 
     fn child(how: &str) -> (i32, Option<Death>) {
