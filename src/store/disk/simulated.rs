@@ -8,14 +8,17 @@
 //! Operations are counted from 1: every creation, write, sync, rename and removal (`create_zeroed` is three:
 //! creation, zeros, sync). Reading is not counted. A fault can be set for the n-th of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 
+use self::state::{Go, Inode, State, errno, lock};
 use super::{Disk, DiskFile};
+
+mod state;
 
 pub const SECTOR: usize = 512;
 pub const EIO: i32 = 5;
@@ -34,35 +37,6 @@ pub enum Fault {
     PowerCut,
 }
 
-#[derive(Clone, Default)]
-struct Inode {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: BTreeSet<usize>,
-}
-
-#[derive(Clone)]
-struct Change {
-    from: Option<PathBuf>,
-    to: Option<PathBuf>,
-    inode: u64,
-}
-
-#[derive(Clone, Default)]
-struct State {
-    inodes: BTreeMap<u64, Inode>,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    changes: Vec<Change>,
-    dirs: BTreeSet<PathBuf>,
-    next_inode: u64,
-    operations: u64,
-    fault: Option<(u64, Fault)>,
-    dead: bool,
-    reads_fail: bool,
-    syncs_lie: bool,
-}
-
 /// See the file's header. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk {
@@ -72,136 +46,6 @@ pub struct SimulatedDisk {
 struct SimulatedFile {
     state: Arc<Mutex<State>>,
     inode: u64,
-}
-
-/// What an operation that met no error has to do.
-#[derive(PartialEq, Eq)]
-enum Go {
-    /// As asked.
-    On,
-    /// In flight at a power cut or cut short: do (part of) it, then fail with this errno.
-    Half(i32, bool),
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn errno(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
-}
-
-impl State {
-    fn begin(&mut self) -> io::Result<Go> {
-        if self.dead {
-            return Err(errno(EIO));
-        }
-        self.operations += 1;
-        match self.fault {
-            Some((at, Fault::Once(code))) if at == self.operations => Err(errno(code)),
-            Some((at, Fault::Forever(code))) if at <= self.operations => Err(errno(code)),
-            Some((at, Fault::Short)) if at == self.operations => Ok(Go::Half(ENOSPC, true)),
-            Some((at, Fault::PowerCut)) if at == self.operations => {
-                self.dead = true;
-                Ok(Go::Half(EIO, false))
-            }
-            _ => Ok(Go::On),
-        }
-    }
-
-    /// A change of a directory; in flight at a power cut it may persist, otherwise it happens wholly or not.
-    fn change(&mut self, go: &Go, from: Option<&Path>, to: Option<&Path>, inode: u64) -> io::Result<()> {
-        if let Go::Half(code, true) = go {
-            return Err(errno(*code));
-        }
-        if let Some(from) = from {
-            self.names.remove(from);
-        }
-        if let Some(to) = to {
-            self.names.insert(to.to_owned(), inode);
-        }
-        self.changes.push(Change { from: from.map(Path::to_owned), to: to.map(Path::to_owned), inode });
-        match go {
-            Go::Half(code, _) => Err(errno(*code)),
-            Go::On => Ok(()),
-        }
-    }
-
-    fn write(&mut self, go: &Go, inode: u64, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        let bytes = if let Go::Half(_, true) = go { &bytes[..bytes.len() / 2] } else { bytes };
-        let file = self.inodes.get_mut(&inode).ok_or_else(|| errno(EIO))?;
-        let end = offset + bytes.len();
-        if file.now.len() < end {
-            file.now.resize(end, 0);
-        }
-        file.now[offset..end].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            file.dirty.extend(offset / SECTOR..=(end - 1) / SECTOR);
-        }
-        match go {
-            Go::Half(code, _) => Err(errno(*code)),
-            Go::On => Ok(()),
-        }
-    }
-
-    fn sync(&mut self, go: &Go, inode: u64) -> io::Result<()> {
-        if let Go::Half(code, _) = go {
-            return Err(errno(*code));
-        }
-        if !self.syncs_lie {
-            let file = self.inodes.get_mut(&inode).ok_or_else(|| errno(EIO))?;
-            file.durable.resize(file.now.len(), 0);
-            for sector in std::mem::take(&mut file.dirty) {
-                file.persist(sector);
-            }
-        }
-        Ok(())
-    }
-
-    fn create(&mut self, path: &Path) -> io::Result<u64> {
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        if !self.dirs.contains(parent) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if self.names.contains_key(path) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let go = self.begin()?;
-        self.next_inode += 1;
-        let inode = self.next_inode;
-        self.inodes.insert(inode, Inode::default());
-        self.change(&go, None, Some(path), inode)?;
-        Ok(inode)
-    }
-}
-
-impl Inode {
-    fn persist(&mut self, sector: usize) {
-        let start = sector * SECTOR;
-        let end = (start + SECTOR).min(self.now.len());
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
-        }
-        self.durable[start..end].copy_from_slice(&self.now[start..end]);
-    }
-}
-
-impl Change {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        names.retain(|_, inode| *inode != self.inode);
-        if let Some(from) = &self.from
-            && self.to.is_none()
-        {
-            names.remove(from);
-        }
-        if let Some(to) = &self.to {
-            names.insert(to.clone(), self.inode);
-        }
-    }
-
-    fn is_in(&self, dir: &Path) -> bool {
-        [&self.from, &self.to].into_iter().flatten().any(|path| path.parent() == Some(dir))
-    }
 }
 
 impl SimulatedDisk {
@@ -226,6 +70,11 @@ impl SimulatedDisk {
         lock(&self.state).reads_fail = fail;
     }
 
+    /// From now on creating a file fails with ENOSPC, or no longer; what exists can be written.
+    pub fn set_full(&self, full: bool) {
+        lock(&self.state).full = full;
+    }
+
     /// From now on syncs of files answer `Ok` and do nothing: a disk that a test must catch.
     pub fn lie_about_syncs(&self) {
         lock(&self.state).syncs_lie = true;
@@ -244,6 +93,7 @@ impl SimulatedDisk {
     /// The seed chooses what persisted: for one seed in four nothing that was not synced, for one all of it, for
     /// the others any subset; directory changes persist as a prefix (as a journalling file system has it) for
     /// every other seed, else as any subset.
+    #[must_use]
     pub fn after_power_cut(&self, seed: u64) -> Self {
         let mut state = lock(&self.state).clone();
         let mut rng = Rng::with_seed(seed);
@@ -287,6 +137,7 @@ impl SimulatedDisk {
     }
 
     /// The same disk as another process finds it when this one died: nothing is lost. No faults.
+    #[must_use]
     pub fn after_process_death(&self) -> Self {
         let mut state = lock(&self.state).clone();
         state.operations = 0;
@@ -437,5 +288,50 @@ impl Disk for SimulatedDisk {
         }
         let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_and_names_that_were_not_synced_persist_in_any_combination() {
+        let dir = Path::new("/d");
+        let disk = SimulatedDisk::with_dir(dir);
+        let file = disk.create(&dir.join("kept")).unwrap();
+        file.write_at(0, &[1; 3 * SECTOR]).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir(dir).unwrap();
+        file.write_at(0, &[2; 3 * SECTOR]).unwrap();
+        disk.rename(&dir.join("kept"), &dir.join("moved")).unwrap();
+        let mut found = BTreeSet::new();
+        for seed in 0..400 {
+            let after = disk.after_power_cut(seed);
+            let names = after.list(dir).unwrap();
+            assert_eq!(names.len(), 1, "a file keeps one name: {names:?}");
+            let bytes = after.contents(&dir.join(&names[0])).unwrap();
+            assert_eq!(bytes.len(), 3 * SECTOR);
+            let sectors: Vec<u8> = bytes.chunks(SECTOR).map(|sector| sector[0]).collect();
+            assert!(bytes.chunks(SECTOR).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+            found.insert((names[0].clone(), sectors));
+        }
+        assert_eq!(found.len(), 2 * 8, "{found:?}");
+        assert_eq!(disk.after_power_cut(0).list(dir).unwrap(), ["kept"]);
+    }
+
+    #[test]
+    fn faults_come_at_their_operation_and_power_stays_cut() {
+        let dir = Path::new("/d");
+        let disk = SimulatedDisk::with_dir(dir);
+        let file = disk.create(&dir.join("f")).unwrap();
+        disk.set_fault(2, Fault::Short);
+        assert_eq!(file.write_at(0, &[1; 100]).unwrap_err().raw_os_error(), Some(ENOSPC));
+        assert_eq!(file.len().unwrap(), 50);
+        disk.set_fault(4, Fault::PowerCut);
+        file.write_at(0, &[2; 100]).unwrap();
+        assert!(file.sync().is_err() && file.sync().is_err() && disk.open(&dir.join("f")).is_err());
+        assert!(disk.power_is_cut() && disk.operations() == 4);
+        assert!(disk.after_power_cut(0).list(dir).unwrap().is_empty());
     }
 }

@@ -5,7 +5,8 @@
 
 use super::Place;
 use super::format::{
-    BLOCK, BLOCK_BYTES, GroupHeader, HEADER_BYTES, RECORD_HEADER_BYTES, SegmentHeader, padded, record_header,
+    BLOCK, BLOCK_BYTES, GroupHeader, HEADER_BYTES, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, SegmentHeader,
+    padded, record_header,
 };
 
 /// A buffer that a large group made larger than this is given back after the group.
@@ -119,6 +120,11 @@ impl GroupBuffer {
     pub fn write_offset(&self) -> u64 {
         if self.site.begins_segment { 0 } else { self.site.offset }
     }
+}
+
+/// The configured length of segments, in whole blocks and within what a [`Place`] can say.
+pub fn usual_bytes(configured: u64) -> u64 {
+    padded(configured.clamp(2 * BLOCK, RECORD_BYTES_MAX as u64))
 }
 
 /// Length of a new segment: the usual one, or more if its first record needs it.

@@ -1,7 +1,7 @@
 //! The journal: groups of records, each on disk before it is acknowledged.
 //!
 //! Segments are preallocated, zeroed and used again, so that a commit is one write and one `fdatasync` that has no
-//! metadata to bring along. [`format`](self::format) has the bytes, `survey` the rule by which a tear is told from
+//! metadata to bring along. `format` has the bytes, `survey` the rule by which a tear is told from
 //! damage, `recovery` what a start does.
 //!
 //! # Guarantees
@@ -25,8 +25,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::format::{BLOCK, RECORD_BYTES_MAX, padded, segment_path};
-use self::group::{GroupBuffer, Site, segment_bytes_for};
+use self::format::{BLOCK, RECORD_BYTES_MAX, segment_path};
+use self::group::{GroupBuffer, Site, segment_bytes_for, usual_bytes};
 use self::recovery::Recovered;
 use self::segment::{create_segment, failed};
 use self::spares::{Released, Spares};
@@ -145,7 +145,7 @@ impl Journal {
         recovered: Recovered,
     ) -> Result<Self, StoreError> {
         let Recovered { salt, file, site, older, groups, last } = recovered;
-        let segment_bytes = padded(segment_bytes).max(2 * BLOCK);
+        let segment_bytes = usual_bytes(segment_bytes);
         let spares = Spares::start(Arc::clone(&disk), &dir, segment_bytes)?;
         let full = older.iter().map(|found| Full {
             segment: found.segment,
@@ -276,10 +276,10 @@ impl Journal {
         self.extents.bytes_since(group.0)
     }
 
-    /// Whether a prepared segment is in reserve. While none is (the disk is full, or one is just being zeroed),
+    /// Whether a prepared segment is in reserve, or is just being zeroed. While none can be had (the disk is full),
     /// commits still succeed within the current segment: refuse new work then, and record what runs.
     pub fn has_room(&self) -> bool {
-        self.spares.is_ready()
+        self.spares.has_room()
     }
 
     /// Frees the segments that hold only groups up to `group`; at most two are kept as spares for reuse.

@@ -13,8 +13,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{BLOCK, BLOCK_BYTES, Records, SegmentHeader, padded, segment_path};
-use super::group::{GroupBuffer, Site};
+use super::format::{BLOCK, BLOCK_BYTES, HEADER_BYTES, Records, SegmentHeader, segment_path};
+use super::group::{GroupBuffer, Site, usual_bytes};
 use super::segment::{Names, SegmentFile, create_segment, damaged, failed};
 use super::survey::{GroupFound, SegmentFound, Survey};
 use super::{GroupNumber, Place, Replayed};
@@ -59,7 +59,7 @@ pub fn create(
         }
     }
     names.remove_spares(disk.as_ref())?;
-    let bytes = padded(segment_bytes).max(2 * BLOCK);
+    let bytes = usual_bytes(segment_bytes);
     let header = SegmentHeader { segment: 1, salt, bytes, first_group: 1, synced: 0 };
     let file = begin_segment(disk.as_ref(), dir, &header, |_| Ok(()))?;
     let site = Site { segment: 1, segment_bytes: bytes, offset: BLOCK, begins_segment: false };
@@ -101,7 +101,7 @@ pub fn recover(
     survey.groups.truncate(survey.groups.partition_point(|found| found.group <= end));
     survey.names.remove_spares(disk.as_ref())?;
 
-    let segment_bytes = padded(segment_bytes).max(2 * BLOCK);
+    let segment_bytes = usual_bytes(segment_bytes);
     let first = first_to_rewrite(&survey, end, segment_bytes / 4);
     let at = survey.groups.partition_point(|found| found.group < first);
     let again: u64 = survey.groups.get(at..).unwrap_or_default().iter().map(|found| found.bytes).sum();
@@ -209,7 +209,7 @@ pub fn replay(
     let mut source = Source::new(disk, dir, recovered.salt);
     let from = recovered.groups.partition_point(|found| found.group <= after.0);
     for found in recovered.groups.get(from..).unwrap_or_default() {
-        let payload_at = found.offset + super::format::HEADER_BYTES as u64;
+        let payload_at = found.offset + HEADER_BYTES as u64;
         for (offset, bytes) in Records::new(source.payload(found)?) {
             let place = Place {
                 segment: found.segment,

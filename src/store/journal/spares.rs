@@ -1,8 +1,8 @@
 //! Prepares segments ahead, and takes back released ones, on a thread of its own.
 //!
 //! Writing 16 MiB of zeros takes tens of milliseconds, removing such a file takes some; a commit should wait for
-//! neither. One spare is always held in reserve, and while there is none the store refuses submissions
-//! ([`Spares::is_ready`]); a full disk thus stops new work before it stops the recording of old work.
+//! neither. One spare is always held in reserve, and when none can be had the store refuses submissions
+//! ([`Spares::has_room`]); a full disk thus stops new work before it stops the recording of old work.
 //!
 //! A released segment is renamed, and the directory synced, *before* it can be used again: otherwise a power cut
 //! could leave new groups under the old name. Its old contents stay: their segment number tells them apart.
@@ -53,6 +53,8 @@ struct State {
     urgent: bool,
     stopping: bool,
     thread: Phase,
+    /// The last attempt found no room (or failed in another way), and none has gone well since.
+    failing: bool,
     failures: u64,
     last_error: Option<io::Error>,
 }
@@ -89,9 +91,10 @@ impl Spares {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Whether the next segment can be begun without asking the disk for room.
-    pub fn is_ready(&self) -> bool {
-        !self.shared.lock().ready.is_empty()
+    /// Whether there is a spare, or one is being prepared and nothing speaks against it.
+    pub fn has_room(&self) -> bool {
+        let state = self.shared.lock();
+        !state.ready.is_empty() || !state.failing
     }
 
     /// A spare; waits for one that is being prepared.
@@ -199,6 +202,7 @@ impl Shared {
                 state.failures += 1;
                 tracing::warn!(dir = %self.dir.display(), %error, "cannot prepare a journal segment");
             }
+            state.failing = error.is_some();
             state.last_error = error;
             self.changed.notify_all();
         }
