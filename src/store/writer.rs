@@ -158,7 +158,8 @@ impl Store {
 
     pub fn pressure(&self) -> Pressure {
         let staged = self.staged.bytes();
-        if self.shared.disk_free_bytes.load(Ordering::Relaxed) < self.options.disk_reserve_bytes {
+        let disk_free = self.shared.disk_free_bytes.load(Ordering::Relaxed);
+        if disk_free < self.options.disk_reserve_bytes || !self.journal.has_room() {
             Pressure::DiskLow
         } else if self.shared.memory_bytes.load(Ordering::Relaxed) + staged > self.options.memory_bytes_max {
             Pressure::MemoryFull
