@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpointer, Done, Job};
@@ -157,7 +158,8 @@ impl Store {
 
     pub fn pressure(&self) -> Pressure {
         let staged = self.staged.bytes();
-        if self.shared.disk_free_bytes.load(Ordering::Relaxed) < self.options.disk_reserve_bytes {
+        let disk_free = self.shared.disk_free_bytes.load(Ordering::Relaxed);
+        if disk_free < self.options.disk_reserve_bytes || !self.journal.has_room() {
             Pressure::DiskLow
         } else if self.shared.memory_bytes.load(Ordering::Relaxed) + staged > self.options.memory_bytes_max {
             Pressure::MemoryFull
@@ -282,10 +284,16 @@ impl Store {
     }
 
     fn take_up_done(&mut self) -> Result<(), StoreError> {
-        while let Ok(done) = self.checkpointer.done.try_recv() {
-            self.take_up(&done)?;
+        loop {
+            match self.checkpointer.done.try_recv() {
+                Ok(done) => self.take_up(&done)?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                // It ends with the store or with an error, never by itself.
+                Err(TryRecvError::Disconnected) => {
+                    return Err(self.shared.poison("the checkpoint thread is gone"));
+                }
+            }
         }
-        Ok(())
     }
 
     fn take_up(&mut self, done: &Done) -> Result<(), StoreError> {

@@ -34,6 +34,10 @@ impl Packs<'_> {
         guard(|| {
             let Some(found) = self.bodies.next() else { return Ok(None) };
             let (key, value) = found?;
+            // sled evicts a page only after 64 accesses to its 256th of the cache, and an iterator makes
+            // one or two accesses a page: up to 16,384 pages of 16 values each would stay beside the cache.
+            // One more access a value keeps that below a tenth.
+            self.table.tree.contains_key(&key)?;
             let mut actions = unpack(&self.table.whole(&key, &value)?)?;
             for stored in &mut actions {
                 self.newest_status(stored)?;

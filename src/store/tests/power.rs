@@ -114,3 +114,28 @@ fn disk_that_lies_about_syncs_is_caught() {
     });
     assert!(caught, "the power cuts of this file prove nothing");
 }
+
+#[test]
+fn full_disk_refuses_submissions_while_what_runs_is_still_recorded() {
+    let bench = Bench::new();
+    let disk = SimulatedDisk::with_dir(&bench.options.dir);
+    let (mut opened, _) = bench.open_on(Arc::new(disk.clone())).unwrap();
+    let mut actions: Vec<_> = (1..=20).map(|id| submit(&mut opened.store, id, 100)).collect();
+    opened.store.commit().unwrap();
+    opened.store.journal.settle();
+    // The next segment takes the spare, and no other can be made.
+    opened.store.options.memory_bytes_max = u64::MAX;
+    disk.set_full(true);
+    let begun = Instant::now();
+    while opened.store.pressure() == Pressure::None {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never happened");
+        let id = opened.store.ledger.next_id;
+        actions.push(submit(&mut opened.store, id, 50_000));
+        opened.store.commit().unwrap();
+        opened.store.journal.settle();
+    }
+    assert_eq!(opened.store.pressure(), Pressure::DiskLow);
+    change(&mut opened.store, &mut actions[0], Event::Claim);
+    opened.store.commit().unwrap();
+    assert_eq!(opened.reader.get(ActionId(1)).unwrap().as_ref(), Some(&actions[0]));
+}
