@@ -19,6 +19,15 @@ pub struct Spent {
     own: Duration,
 }
 
+impl Spent {
+    /// What one of `count` things cost the daemon: comparable also when other programs share the machine.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub fn each(&self, count: u64) -> String {
+        let micros = self.daemon.as_secs_f64() * 1e6 / count.max(1) as f64;
+        format!("{self}; daemon {micros:.1} µs CPU each")
+    }
+}
+
 impl Watch {
     pub fn begin(pid: u32) -> Self {
         Self { pid, since: Instant::now(), daemon: of_process(pid), own: of_process(std::process::id()) }

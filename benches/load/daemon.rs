@@ -19,11 +19,12 @@ impl Daemon {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let config = format!(
-            "[store]\ndir = \"{0}/store\"\n[socket]\npath = \"{0}/sock\"\n[status]\nlisten = \"127.0.0.1:0\"\n\
+            "[store]\ndir = \"{0}/store\"\n{1}\n[socket]\npath = \"{0}/sock\"\n[status]\nlisten = \"127.0.0.1:0\"\n\
              [limits]\nwaiting_max = 5000000\n\
              [[queue]]\nname = \"default\"\nconcurrency = 64\nlength_max = 5000000\n\
              [[handler]]\naction = \"*\"\nuse = \"noop\"\nrecovery = \"rerun\"\n",
             dir.display(),
+            std::env::var("STORE").unwrap_or_default(),
         );
         fs::write(dir.join("actiond.toml"), config).unwrap();
         Self::launch(dir)

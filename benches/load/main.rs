@@ -3,7 +3,8 @@
 //! Each measurement starts a daemon of its own on the disk that holds the build directory, and drives it
 //! from this process over the Unix socket. The generator's own share of the CPU is printed beside
 //! each figure, because both share the machine. Without words all of it is measured. Settings: `SECS` for each submit
-//! run (3), `LINES` for each stream (300000), `BACKLOG` (1000000).
+//! run (3), `LINES` for each stream (300000), `BACKLOG` (1000000),
+//! `STORE` (further lines for `[store]`).
 //!
 //! Figures, not checks: what is too slow fails no run.
 
@@ -79,10 +80,11 @@ fn submit(connections: usize) {
         &format!("durable submits, {connections} connections"),
         &format!("{:.0} per s", per_second(count, spent.time)),
         &format!(
-            "p50 {:?}, p99 {:?}, p99.9 {:?}; {spent}",
+            "p50 {:?}, p99 {:?}, p99.9 {:?}; {}",
             percentile(500),
             percentile(990),
-            percentile(999)
+            percentile(999),
+            spent.each(count)
         ),
     );
     daemon.kill();
@@ -99,7 +101,7 @@ fn ndjson(connections: u64) {
     row(
         &format!("NDJSON submits, {connections} streams"),
         &format!("{:.0} per s", per_second(lines, spent.time)),
-        &spent.to_string(),
+        &spent.each(lines),
     );
     daemon.kill();
 }
@@ -114,7 +116,7 @@ fn lives() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let spent = watch.end();
-    row("whole lives (noop)", &format!("{:.0} per s", per_second(lines, spent.time)), &spent.to_string());
+    row("whole lives (noop)", &format!("{:.0} per s", per_second(lines, spent.time)), &spent.each(lines));
     daemon.kill();
 }
 
@@ -129,7 +131,7 @@ fn backlog() {
     row(
         &format!("{count} waiting: filling"),
         &format!("{:.0} per s", per_second(count, spent.time)),
-        &spent.to_string(),
+        &spent.each(count),
     );
     row(&format!("{count} waiting: resident"), &daemon.resident(), &format!("on disk {}", daemon.on_disk()));
     daemon.kill();

@@ -167,7 +167,6 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_BYTES)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(Watched { stream, stalled: None }), service);
     tokio::pin!(served);
     let ended = tokio::select! {
