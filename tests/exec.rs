@@ -227,8 +227,8 @@ async fn exit_status_decides() {
     let quiet = Outcome::Succeeded { message: "sh succeeded".to_owned(), result: None };
     assert_eq!(world.sh("exit 0").await, quiet);
     assert!(failed(&world.sh("exit 75").await).1);
-    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit status 3", false));
-    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit status 127", false));
+    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit code 3", false));
+    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit code 127", false));
     assert_eq!(failed(&world.sh("kill -SEGV $$").await), ("sh failed: killed by SIGSEGV", false));
     let told = world.sh(r#"echo '{"message": "no space"}' >&3; exit 1"#).await;
     assert_eq!(failed(&told), ("no space", false));

@@ -159,9 +159,12 @@ impl Core {
                     status.reason = excerpt(&reason);
                 })?;
             }
-            Next::Succeed => drop(self.finish(now, action, Event::Succeed, &message, result)?),
-            Next::Fail | Next::TimeOut => {
-                let event = if next == Next::Fail { Event::Fail } else { Event::TimeOut };
+            Next::Succeed | Next::Fail | Next::TimeOut => {
+                let event = match next {
+                    Next::Succeed => Event::Succeed,
+                    Next::Fail => Event::Fail,
+                    _ => Event::TimeOut,
+                };
                 action.status.tries_used += 1;
                 end_attempt(&mut action.status, now, end, &message);
                 self.finish(now, action, event, &message, result)?;

@@ -43,6 +43,8 @@ struct Said {
     message: Option<String>,
     result: Option<JsonText>,
     fault: Option<String>,
+    /// The last line that it printed, on stderr if there is one.
+    printed: Option<String>,
 }
 
 /// Runs the handler's program for an attempt.
@@ -61,20 +63,21 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
         End::Alive(what) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::Stopped(StopReason::Cancel) => Outcome::Cancelled { message: format!("{name} was stopped") },
         End::Stopped(StopReason::TimeOut) => {
-            Outcome::TimedOut { message: format!("{name} ran out of time and was stopped") }
+            let last = said.printed.map(|printed| format!("; last it said: {printed}")).unwrap_or_default();
+            Outcome::TimedOut { message: format!("{name} ran out of time and was stopped{last}") }
         }
         End::Exited(status) if status.success() => Outcome::Succeeded {
             message: said.message.unwrap_or_else(|| format!("{name} succeeded")),
             result: said.result,
         },
         End::Exited(status) => {
-            let fallback = if status.code() == Some(TRY_AGAIN) {
-                format!("{name} asked to be tried again (exit status {TRY_AGAIN})")
-            } else {
-                format!("{name} failed: {}", program::describe_end(status))
-            };
-            let message = said.fault.or(said.message).unwrap_or(fallback);
             let retryable = status.code() == Some(TRY_AGAIN);
+            // Its own words first: they are read by whoever is called at night.
+            let message = said.fault.or(said.message).unwrap_or_else(|| {
+                let end = program::describe_end(status);
+                let what = if retryable { "asked to be tried again" } else { "failed" };
+                said.printed.map_or(format!("{name} {what}: {end}"), |printed| format!("{end}: {printed}"))
+            });
             Outcome::Failed { message, result: said.result, retryable }
         }
     }
@@ -122,7 +125,9 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     let talk = async {
         let out = copy(stdout, Stream::Stdout, &attempt.log, ended.clone());
         let err = copy(stderr, Stream::Stderr, &attempt.log, ended.clone());
-        tokio::join!(feed, out, err, listen(reports, attempt, ended.clone(), cannot_record)).3
+        let heard = listen(reports, attempt, ended.clone(), cannot_record);
+        let ((), out, err, said) = tokio::join!(feed, out, err, heard);
+        Said { printed: err.quoted().or_else(|| out.quoted()), ..said }
     };
     let life = async {
         let end = live(exec, attempt, &mut leader, not_recorded).await;
