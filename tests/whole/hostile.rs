@@ -65,7 +65,7 @@ fn bad_submissions() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("10,000 levels in the retry policy", with_text("retry", &nested(10_000)), 400, "invalid-field"),
         ("10,000 levels for attempts", with_text("retry", &attempts), 400, "invalid-field"),
         ("10,000 levels for the whole", nested(10_000).into_bytes(), 400, "unknown-field"),
-        ("10,000 levels of arrays alone", format!("{0}{1}", open, close).into_bytes(), 400, "not-json"),
+        ("10,000 levels of arrays alone", format!("{open}{close}").into_bytes(), 400, "not-json"),
         ("a million brackets", "[".repeat(1_000_000).into_bytes(), 400, "not-json"),
         ("a number for action", with_text("action", "7"), 400, "invalid-field"),
         ("a missing field", without("user"), 400, "missing-field"),

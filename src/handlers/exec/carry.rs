@@ -31,8 +31,8 @@ const REST_READS_MAX: u32 = 128;
 enum End {
     Exited(ExitStatus),
     Stopped(StopReason),
-    /// What it said could not be recorded: the daemon goes down.
-    NotRecorded,
+    /// What it said was not recorded: the daemon goes down, or it said too much.
+    NotRecorded(NotRecorded),
     /// Something of it is alive; with what.
     Alive(String),
 }
@@ -59,7 +59,11 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
         }
     };
     match end {
-        End::NotRecorded | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
+        End::NotRecorded(NotRecorded::Stopping) | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
+        End::NotRecorded(fault @ NotRecorded::TooLong { .. }) => {
+            let message = format!("{name} was stopped: {fault}");
+            Outcome::Failed { message, result: None, retryable: false }
+        }
         End::Alive(what) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::Stopped(StopReason::Cancel) => Outcome::Cancelled { message: format!("{name} was stopped") },
         End::Stopped(StopReason::TimeOut) => {
@@ -112,12 +116,12 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         attempt: action.status.attempt,
         mark: &attempt.mark,
     })?;
-    if attempt.program_started(leader.program).await.is_err() {
+    if let Err(fault) = attempt.program_started(leader.program).await {
         // The gate closes: the program is never started.
         drop(stdin);
         leader.ended().await;
         let _ = leader.reap()?;
-        return Ok((End::NotRecorded, Said::default()));
+        return Ok((End::NotRecorded(fault), Said::default()));
     }
     let (over, ended) = watch::channel(false);
     let (cannot_record, not_recorded) = oneshot::channel();
@@ -146,18 +150,19 @@ async fn live(
     exec: &Exec,
     attempt: &Attempt,
     leader: &mut Leader,
-    not_recorded: oneshot::Receiver<()>,
+    not_recorded: oneshot::Receiver<NotRecorded>,
 ) -> io::Result<End> {
     let lost = async {
-        // A sender that was dropped has said nothing.
-        if not_recorded.await.is_err() {
-            std::future::pending::<()>().await;
+        match not_recorded.await {
+            Ok(fault) => fault,
+            // A sender that was dropped has said nothing.
+            Err(_) => std::future::pending().await,
         }
     };
     let stopped = tokio::select! {
         biased;
         () = leader.ended() => None,
-        () = lost => Some(End::NotRecorded),
+        fault = lost => Some(End::NotRecorded(fault)),
         reason = attempt.stopped() => Some(End::Stopped(reason)),
     };
     if stopped.is_none() {
@@ -185,7 +190,7 @@ async fn listen(
     mut reports: Reports,
     attempt: &Attempt,
     mut ended: watch::Receiver<bool>,
-    cannot_record: oneshot::Sender<()>,
+    cannot_record: oneshot::Sender<NotRecorded>,
 ) -> Said {
     let mut said = Said::default();
     let mut rest = REST_READS_MAX;
@@ -199,8 +204,8 @@ async fn listen(
         match taken {
             Ok(Some(taken)) => {
                 for report in taken {
-                    if hear(report, attempt, &mut said).await.is_err() {
-                        let _ = cannot_record.send(());
+                    if let Err(fault) = hear(report, attempt, &mut said).await {
+                        let _ = cannot_record.send(fault);
                         return said;
                     }
                 }
@@ -217,8 +222,8 @@ async fn listen(
         }
     }
     for report in reports.finish() {
-        if hear(report, attempt, &mut said).await.is_err() {
-            let _ = cannot_record.send(());
+        if let Err(fault) = hear(report, attempt, &mut said).await {
+            let _ = cannot_record.send(fault);
             break;
         }
     }
