@@ -48,7 +48,7 @@ impl Port for Recorder {
 
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {
         self.programs.lock().unwrap().push(program);
-        let answer = if self.refuses { Err(NotRecorded) } else { Ok(()) };
+        let answer = if self.refuses { Err(NotRecorded::Stopping) } else { Ok(()) };
         Box::pin(async move { answer })
     }
 }
@@ -227,8 +227,15 @@ async fn exit_status_decides() {
     let quiet = Outcome::Succeeded { message: "sh succeeded".to_owned(), result: None };
     assert_eq!(world.sh("exit 0").await, quiet);
     assert!(failed(&world.sh("exit 75").await).1);
-    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit status 3", false));
-    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit status 127", false));
+    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit code 3", false));
+    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit code 127", false));
+    let spoken =
+        "echo starting >&2; echo '\\033[31mcould not reach db1\\033[0m' >&2; echo >&2; echo bye; exit 3";
+    assert_eq!(failed(&world.sh(spoken).await), ("exit code 3: could not reach db1", false));
+    assert_eq!(failed(&world.sh("echo 'no room'; exit 4").await), ("exit code 4: no room", false));
+    assert_eq!(failed(&world.sh("echo later >&2; exit 75").await), ("exit code 75: later", true));
+    let own = "echo noise >&2; echo '{\"message\": \"no such branch\"}' >&3; exit 3";
+    assert_eq!(failed(&world.sh(own).await), ("no such branch", false));
     assert_eq!(failed(&world.sh("kill -SEGV $$").await), ("sh failed: killed by SIGSEGV", false));
     let told = world.sh(r#"echo '{"message": "no space"}' >&3; exit 1"#).await;
     assert_eq!(failed(&told), ("no space", false));

@@ -57,6 +57,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// Longest time for a request's head, and for each pause in its body.
     pub header_timeout_ms: u64,
+    /// A client that takes nothing of its answer for this long is cut off.
+    pub write_timeout_ms: u64,
     /// Longest blocking read (`?wait=`).
     pub wait_max_ms: u64,
     /// Whether the TCP door shows metadata, messages, results and logs.

@@ -60,6 +60,8 @@ problems! {
     /// `on_conflict: reject`; `action_id` is the other action.
     Conflict = "conflict", 409, "another action holds or waits for the resource";
     QueueFull = "queue-full", 429, "the queue is full";
+    /// `limits.waiting_max`.
+    TooManyWaiting = "too-many-waiting", 429, "too many actions are unfinished";
     /// The idempotency key was used for this very request, whose action is deleted.
     Gone = "gone", 410, "the action is past its retention";
     // Commands.
@@ -115,7 +117,7 @@ impl Problem {
     /// Seconds after which trying again is worth it.
     pub(super) fn retry_after(&self) -> Option<u32> {
         match self.word {
-            Word::QueueFull | Word::Busy | Word::TooManyConnections => Some(1),
+            Word::QueueFull | Word::TooManyWaiting | Word::Busy | Word::TooManyConnections => Some(1),
             Word::Rebuilding | Word::Draining => Some(5),
             Word::DiskLow => Some(60),
             _ => None,
@@ -141,6 +143,7 @@ impl From<SubmitError> for Problem {
             SubmitError::InvalidMetadata(_) => Self::new(Word::InvalidMetadata, detail),
             SubmitError::UnknownQueue(_) => Self::new(Word::UnknownQueue, detail),
             SubmitError::QueueFull { .. } => Self::new(Word::QueueFull, detail),
+            SubmitError::TooManyWaiting { .. } => Self::new(Word::TooManyWaiting, detail),
             SubmitError::Conflict { id } => Self::new(Word::Conflict, detail).about(id),
             SubmitError::KeyReused { id } => Self::new(Word::KeyReused, detail).about(id),
             SubmitError::DeadlinePassed => Self::new(Word::DeadlinePassed, detail),

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::problem::{Problem, Word};
@@ -31,8 +31,6 @@ use crate::action::Actor;
 
 /// How long an answer may go on after the stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// A client that takes nothing for this long is cut off.
-const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Wait after a failed accept: usually all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are being told of the limit; beyond it they are just closed.
@@ -158,7 +156,10 @@ async fn connection<S>(stream: S, context: Arc<Context>, mut stop: watch::Receiv
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let header_timeout = Duration::from_millis(context.api.settings.borrow().header_timeout_ms);
+    let (header_timeout, write_timeout) = {
+        let settings = context.api.settings.borrow();
+        (Duration::from_millis(settings.header_timeout_ms), Duration::from_millis(settings.write_timeout_ms))
+    };
     let service = service_fn(move |request| {
         let context = Arc::clone(&context);
         async move { Ok::<_, Infallible>(routes::answer(&context, request).await) }
@@ -167,7 +168,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Watched { stream, stalled: None }), service);
+        .serve_connection(TokioIo::new(Watched { stream, patience: write_timeout, stalled: None }), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
@@ -198,9 +199,10 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, most: usize) -
     Ok(())
 }
 
-/// A stream that fails when its peer has taken nothing for [`WRITE_STALL`].
+/// A stream that fails when its peer has taken nothing for too long.
 struct Watched<S> {
     stream: S,
+    patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -210,9 +212,8 @@ impl<S> Watched<S> {
             self.stalled = None;
             return wrote;
         }
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }

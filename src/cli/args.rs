@@ -154,7 +154,7 @@ mod tests {
         for line in [
             "actiond serve --config /etc/actiond.toml",
             "actiond submit --action deploy --type Stack --resource-id 34 --metadata {} --wait 5m --json",
-            "actiond submit --action deploy --resource-type Stack --resource-id 34 --wait",
+            "actiond submit --action deploy --resource-type Stack --resource-id 34 --started-via hook --wait",
             "actiond submit --file - --follow",
             "actiond list --state queued,running --all --color never",
             "actiond logs 3 -f --attempt 2",

@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError};
 
 /// Runs the daemon in this process until it is told to stop.
 pub fn serve(out: Out, file: Option<PathBuf>) -> ExitCode {
-    match Config::load(file.as_deref()) {
+    match Config::load(file.as_deref(), crate::daemon::handler_problems) {
         Ok(config) => ExitCode::from(crate::daemon::run(config, file)),
         Err(error) => refuse(out, &error).into(),
     }
@@ -17,7 +17,7 @@ pub fn serve(out: Out, file: Option<PathBuf>) -> ExitCode {
 
 /// Prints the effective configuration, or all its problems.
 pub fn check(out: Out, file: Option<&Path>) -> Exit {
-    let config = match Config::load(file) {
+    let config = match Config::load(file, crate::daemon::handler_problems) {
         Ok(config) => config,
         Err(error) => return refuse(out, &error),
     };

@@ -54,7 +54,7 @@ pub struct Spec {
     #[arg(long, value_name = "N", required_unless_present = "file")]
     pub resource_id: Option<u64>,
     /// Where it was started
-    #[arg(long, value_name = "WORD", default_value = "cli")]
+    #[arg(long = "started-via", visible_alias = "via", value_name = "WORD", default_value = "cli")]
     pub via: String,
     /// A JSON object, or @FILE with one (@- for stdin)
     #[arg(long, value_name = "JSON")]

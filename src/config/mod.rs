@@ -43,6 +43,8 @@ pub struct Config {
     /// At least one; names are unique.
     pub queues: Vec<Queue>,
     pub handlers: Vec<Handler>,
+    /// The file that a load reads, or would read if it existed; empty if this was not loaded.
+    pub file: PathBuf,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
                 handler: "noop".to_owned(),
                 ..Handler::default()
             }],
+            file: PathBuf::new(),
         }
     }
 }
@@ -77,10 +80,12 @@ impl Config {
     /// embedded default in the system's places for root and in the XDG state and runtime directories for
     /// anyone else.
     ///
+    /// `judge` says what is wrong with what this module knows nothing of: the handlers' own keys.
+    ///
     /// # Errors
     ///
     /// [`ConfigError`] with all problems.
-    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(file: Option<&Path>, judge: impl Fn(&Self) -> Vec<String>) -> Result<Self, ConfigError> {
         let here = Surroundings::here();
         let usual = here.config_file();
         let file = match file {
@@ -90,13 +95,18 @@ impl Config {
             None => None,
         };
         let Some(file) = file else {
-            return Self::embedded(&here);
+            return Self::embedded(&here).map(|config| Self { file: usual, ..config });
         };
         let text = std::fs::read_to_string(file)
             .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", file.display())]))?;
-        Self::parse(&text).map_err(|ConfigError(problems)| {
-            ConfigError(problems.into_iter().map(|what| format!("{}: {what}", file.display())).collect())
-        })
+        let mut problems = Vec::new();
+        let config = Self { file: file.to_owned(), ..read::read(&text, &mut problems) };
+        check::check(&config, &mut problems);
+        problems.extend(judge(&config));
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        Err(ConfigError(problems.into_iter().map(|what| format!("{}: {what}", file.display())).collect()))
     }
 
     /// The configuration in `text`, checked.

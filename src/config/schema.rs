@@ -118,6 +118,7 @@ section! {
         metadata_depth_max / "metadata_depth_max": u64 = 32, Count(1..=100);
         connections_max / "connections_max": u64 = 1_200, Count(1..=100_000);
         header_timeout_ms / "header_timeout": u64 = 10 * SECOND, Millis(SECOND..=10 * MINUTE);
+        write_timeout_ms / "write_timeout": u64 = MINUTE, Millis(SECOND..=10 * MINUTE);
         wait_max_ms / "wait_max": u64 = 10 * MINUTE, Millis(SECOND..=DAY);
         waiting_max / "waiting_max": u64 = 5_000_000, Count(1..=100_000_000);
         running_max / "running_max": u64 = 64, Count(1..=4_096);

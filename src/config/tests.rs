@@ -202,9 +202,9 @@ fn ordinary_user_without_a_file_gets_the_embedded_default_in_its_own_places() {
 fn named_file_that_is_missing_is_a_problem_and_its_problems_name_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.toml");
-    let missing = Config::load(Some(&file)).expect_err("missing");
+    let missing = Config::load(Some(&file), |_| Vec::new()).expect_err("missing");
     assert!(missing.to_string().contains("a.toml"), "{missing}");
     std::fs::write(&file, "[nope]").unwrap();
-    let bad = Config::load(Some(&file)).expect_err("unknown section");
+    let bad = Config::load(Some(&file), |_| Vec::new()).expect_err("unknown section");
     assert!(bad.to_string().contains("a.toml: line 1: there is no section"), "{bad}");
 }

@@ -7,6 +7,7 @@
 //!
 //! Whatever does not end in time is interrupted: the next start recovers it by its policy.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -27,6 +28,8 @@ const CLOSING: Duration = Duration::from_millis(1_500);
 /// Beyond `kill_grace`, for reaping and recording what was ended.
 const REAPING: Duration = Duration::from_millis(500);
 const DOORS: Duration = Duration::from_millis(500);
+/// Longest wait for the engine to refuse new work before the stop is announced: a sync may hang.
+const REFUSING: Duration = Duration::from_secs(1);
 
 /// Stops the daemon; returns the exit code.
 pub(super) async fn stop(
@@ -38,8 +41,22 @@ pub(super) async fn stop(
 ) -> u8 {
     let began = Instant::now();
     tracing::info!(grace_ms = settings.grace_ms, "stopping: nothing more is started");
+    let drained = engine.drain();
+    tokio::pin!(drained);
+    let mut draining = engine.draining();
+    let is_drained = tokio::select! {
+        () = &mut drained => true,
+        failed = &mut *fatal => return store_failed(failed),
+        _ = timeout(REFUSING, draining.wait_for(|draining| *draining)) => false,
+    };
+    // Said only now: whoever hears it finds that new work is refused.
     service::stopping("stopping: waiting for running attempts");
-    match attempts_end(engine, signals, fatal, settings, began).await {
+    let ended = if is_drained {
+        Ok(true)
+    } else {
+        attempts_end(engine, drained, signals, fatal, settings, began).await
+    };
+    match ended {
         Ok(true) => {}
         Ok(false) => tracing::warn!("some attempts did not end; the next start recovers them"),
         Err(code) => return code,
@@ -69,6 +86,7 @@ pub(super) async fn stop(
 /// runs. An error is the exit code of a store that failed meanwhile.
 async fn attempts_end(
     engine: &Engine,
+    mut drained: Pin<&mut impl Future<Output = ()>>,
     signals: &mut Signals,
     fatal: &mut oneshot::Receiver<StoreError>,
     settings: &Shutdown,
@@ -77,8 +95,6 @@ async fn attempts_end(
     let last = began + TOTAL - CLOSING;
     let kill_grace = Duration::from_millis(settings.kill_grace_ms);
     let grace_ends = (began + Duration::from_millis(settings.grace_ms)).min(last - REAPING - kill_grace);
-    let drained = engine.drain();
-    tokio::pin!(drained);
     let again = loop {
         tokio::select! {
             () = &mut drained => return Ok(true),

@@ -35,12 +35,14 @@ use tokio::runtime::Runtime;
 use crate::config::Config;
 use crate::engine::{self, Started};
 use crate::handlers::registry::Registry;
-use crate::runner::leftovers;
 use crate::runner::logs::Logs;
+use crate::runner::{leftovers, open_files};
 
 use self::last_words::LastWords;
 use self::running::Running;
 use self::signals::Signals;
+
+pub use self::settings::handler_problems;
 
 /// Runs the daemon until it is told to stop. Returns the exit code (sysexits(3)): 0 stopped, 65 the store is
 /// damaged or of a later release, 69 a socket or port cannot be had, 74 the store failed, 75 another daemon
@@ -82,6 +84,15 @@ fn start(
     config_file: Option<PathBuf>,
     passed: ListenFd,
 ) -> Result<(Runtime, Running), Stopped> {
+    match open_files::raise() {
+        Ok(most) if most < settings::open_files_needed(&config) => tracing::warn!(
+            most,
+            needed = settings::open_files_needed(&config),
+            "too few open files are allowed for limits.connections_max; raise LimitNOFILE= or lower it"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files"),
+    }
     // A signal during a long start waits until there is something to stop.
     let signals = Signals::listen()
         .map_err(|error| Stopped::because(exit::STORE, "signals cannot be listened to", &error))?;

@@ -139,7 +139,7 @@ struct Reload<'a> {
 impl Reload<'_> {
     /// The configuration now in force; none if the file is bad, and then nothing has changed.
     async fn take_up(&self, running: &Config) -> Option<Config> {
-        let new = match Config::load(self.file.as_deref()) {
+        let new = match Config::load(self.file.as_deref(), settings::handler_problems) {
             Ok(new) => new,
             Err(error) => return refused(&error.0),
         };

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::api;
 use crate::config::Config;
 use crate::engine;
-use crate::handlers::registry::{RouteSettings, Surroundings};
+use crate::handlers::registry::{Registry, RouteSettings, Surroundings};
 use crate::store;
 
 /// Where the logs of actions are.
@@ -43,6 +43,10 @@ pub(super) fn engine(config: &Config) -> engine::Settings {
         result_bytes_max: size(config.limits.result_bytes_max),
         operator_uids: config.access.operator_uids.clone(),
         operator_gids: config.access.operator_gids.clone(),
+        config_file: match config.file.to_string_lossy() {
+            none if none.is_empty() => "the configuration".to_owned(),
+            file => file.into_owned(),
+        },
     }
 }
 
@@ -53,6 +57,7 @@ pub(super) fn api(config: &Config) -> api::Settings {
         metadata_depth_max: size(config.limits.metadata_depth_max),
         connections_max: size(config.limits.connections_max),
         header_timeout_ms: config.limits.header_timeout_ms,
+        write_timeout_ms: config.limits.write_timeout_ms,
         wait_max_ms: config.limits.wait_max_ms,
         details: config.status.details,
         hosts: config.status.hosts.clone(),
@@ -72,6 +77,23 @@ pub(super) fn routes(config: &Config) -> Vec<RouteSettings> {
         own: handler.own.clone(),
     };
     config.handlers.iter().map(route).collect()
+}
+
+/// Descriptors that the configured limits can take together: two doors, for each attempt its pipes, log and process,
+/// and the store with room to spare.
+pub(super) fn open_files_needed(config: &Config) -> u64 {
+    2 * config.limits.connections_max + 8 * config.limits.running_max + 256
+}
+
+/// What is wrong with the handlers' own settings, each with the line of its table.
+pub fn handler_problems(config: &Config) -> Vec<String> {
+    let around = surroundings(config, PathBuf::new());
+    let of_one = |(handler, route): (&crate::config::Handler, RouteSettings)| {
+        // One by one: what two tables have to do with each other is judged with the file.
+        let problems = Registry::build(&[route], &around).err().unwrap_or_default();
+        problems.into_iter().map(|problem| format!("line {}: {problem}", handler.line.0)).collect::<Vec<_>>()
+    };
+    config.handlers.iter().zip(routes(config)).flat_map(of_one).collect()
 }
 
 /// What handlers need; `keeper` is this very binary.

@@ -60,6 +60,8 @@ pub struct Settings {
     /// Who may touch actions of others, beside root and the daemon's own user.
     pub operator_uids: Vec<u32>,
     pub operator_gids: Vec<u32>,
+    /// Where handlers are configured, for the refusal of an action that has none.
+    pub config_file: String,
 }
 
 /// One configured queue.

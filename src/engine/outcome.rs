@@ -114,21 +114,19 @@ impl Core {
                         })?;
                         Ok(())
                     }
-                    None => Err(NotRecorded),
+                    None => Err(NotRecorded::Stopping),
                 };
                 self.answer(move || _ = reply.send(noted));
             }
             Said::Checkpoint(checkpoint, reply) => {
-                let fits = checkpoint.as_str().len() <= self.settings.result_bytes_max;
-                if !fits {
-                    tracing::warn!(action_id = id.0, attempt, "checkpoint is larger than a result may be");
-                }
-                let noted = match owner.filter(|_| fits) {
+                let (bytes, bytes_max) = (checkpoint.as_str().len(), self.settings.result_bytes_max);
+                let noted = match owner {
+                    _ if bytes > bytes_max => Err(NotRecorded::TooLong { bytes, bytes_max }),
                     Some(action) => {
                         self.change(action, Event::Note, |status| status.checkpoint = Some(checkpoint))?;
                         Ok(())
                     }
-                    None => Err(NotRecorded),
+                    None => Err(NotRecorded::Stopping),
                 };
                 self.answer(move || _ = reply.send(noted));
             }
@@ -159,9 +157,12 @@ impl Core {
                     status.reason = excerpt(&reason);
                 })?;
             }
-            Next::Succeed => drop(self.finish(now, action, Event::Succeed, &message, result)?),
-            Next::Fail | Next::TimeOut => {
-                let event = if next == Next::Fail { Event::Fail } else { Event::TimeOut };
+            Next::Succeed | Next::Fail | Next::TimeOut => {
+                let event = match next {
+                    Next::Succeed => Event::Succeed,
+                    Next::Fail => Event::Fail,
+                    _ => Event::TimeOut,
+                };
                 action.status.tries_used += 1;
                 end_attempt(&mut action.status, now, end, &message);
                 self.finish(now, action, event, &message, result)?;

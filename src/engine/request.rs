@@ -51,14 +51,20 @@ pub enum Accepted {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    #[error("no handler is configured for action {action} on {resource_type}")]
-    UnknownAction { action: String, resource_type: String },
+    #[error(
+        "no handler is configured for action {action} on {resource_type}; next: add a [[handler]] with action = \
+         {action:?} to {config_file} and reload the daemon (SIGHUP)"
+    )]
+    UnknownAction { action: String, resource_type: String, config_file: String },
     #[error("metadata: {0}")]
     InvalidMetadata(String),
     #[error("there is no queue {0}")]
     UnknownQueue(String),
     #[error("queue {queue} already holds {limit} actions")]
     QueueFull { queue: String, limit: u64 },
+    /// `limits.waiting_max`: over all queues, what runs included.
+    #[error("{limit} actions are unfinished already, in all queues together")]
+    TooManyWaiting { limit: u64 },
     #[error("action {id} already holds or waits for this resource")]
     Conflict { id: ActionId },
     #[error("this idempotency key was used for another request, which became action {id}")]

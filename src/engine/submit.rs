@@ -103,7 +103,8 @@ impl Core {
             digest,
         } = submission;
         let Some(route) = self.registry.find(&action, &resource_type) else {
-            return Err(SubmitError::UnknownAction { action, resource_type });
+            let config_file = self.settings.config_file.clone();
+            return Err(SubmitError::UnknownAction { action, resource_type, config_file });
         };
         route.handler.validate(&metadata).map_err(|error| SubmitError::InvalidMetadata(error.0))?;
         let queue = queue.unwrap_or_else(|| route.queue.clone());
@@ -116,7 +117,7 @@ impl Core {
             return Err(SubmitError::QueueFull { queue, limit: settings.length_max });
         }
         if self.scheduler.len() as u64 >= self.settings.waiting_max {
-            return Err(SubmitError::QueueFull { queue: "of all".into(), limit: self.settings.waiting_max });
+            return Err(SubmitError::TooManyWaiting { limit: self.settings.waiting_max });
         }
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(SubmitError::DeadlinePassed);

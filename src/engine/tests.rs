@@ -70,6 +70,7 @@ fn open_under(dir: &Path, clock: fn() -> Timestamp) -> Engine {
         result_bytes_max: 1_024,
         operator_uids: vec![],
         operator_gids: vec![],
+        config_file: "/etc/actiond.toml".into(),
     };
     std::fs::create_dir_all(dir.join("store")).unwrap();
     let started = start(Start {

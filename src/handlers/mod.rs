@@ -32,10 +32,16 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[error("{0}")]
 pub struct InvalidMetadata(pub String);
 
-/// The engine could not make a statement of the attempt durable: the daemon is going down.
+/// The engine did not make a statement of the attempt durable: the handler ends its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon is stopping; nothing more of this attempt can be recorded")]
-pub struct NotRecorded;
+pub enum NotRecorded {
+    /// The daemon is going down: the outcome is [`Outcome::Interrupted`].
+    #[error("the daemon is stopping; nothing more of this attempt can be recorded")]
+    Stopping,
+    /// The handler's own fault: the outcome is a failure.
+    #[error("a checkpoint of {bytes} bytes is longer than limits.result_bytes_max, {bytes_max}")]
+    TooLong { bytes: usize, bytes_max: usize },
+}
 
 /// Why an attempt has to end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +119,7 @@ impl Attempt {
     ///
     /// # Errors
     ///
-    /// [`NotRecorded`] if the daemon stops; the caller ends its work.
+    /// [`NotRecorded`] if the daemon stops or the checkpoint is too long; the caller ends its work.
     pub async fn checkpoint(&self, checkpoint: JsonText) -> Result<(), NotRecorded> {
         self.port.checkpoint(checkpoint).await
     }

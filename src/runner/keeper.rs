@@ -1,7 +1,7 @@
 //! The keeper: what a program is before it gets its go.
 //!
-//! The daemon starts this very binary as `actiond keeper --report FIFO --cwd DIR -- PROGRAM ARGUMENT...`, with the
-//! environment that the program will have. It begins a session of its own and waits at its *gate* for one byte;
+//! The daemon starts this very binary as `actiond keeper --report FIFO --cwd DIR --open-files N -- PROGRAM
+//! ARGUMENT...`, with the environment that the program will have. It begins a session of its own and waits at its *gate* for one byte;
 //! meanwhile the daemon makes its pid durable. Then it becomes the program by execve(2): the pid stays, so what
 //! is on disk is right before the program's first instruction. If the daemon dies first, the gate's other end
 //! dies with it, and the keeper ends without having started anything.
@@ -43,6 +43,8 @@ const REPORT_FD: RawFd = 3;
 struct Order {
     report: PathBuf,
     cwd: PathBuf,
+    /// The program's soft limit on open files.
+    open_files: u64,
     argv: Vec<OsString>,
 }
 
@@ -77,9 +79,10 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Order> {
     let mut value = |name: &str| (args.next()? == name).then(|| args.next()).flatten();
     let report = value("--report")?.into();
     let cwd = value("--cwd")?.into();
+    let open_files = value("--open-files")?.to_str()?.parse().ok()?;
     (args.next()? == "--").then_some(())?;
     let words: Vec<OsString> = args.collect();
-    (!words.is_empty()).then_some(Order { report, cwd, argv: words })
+    (!words.is_empty()).then_some(Order { report, cwd, open_files, argv: words })
 }
 
 fn gate_opens() -> bool {
@@ -125,6 +128,8 @@ fn become_program(order: &Order) -> Result<Infallible, String> {
         order.argv.iter().map(|word| CString::new(word.as_encoded_bytes())).collect();
     let argv = argv.map_err(|_| "an argument holds a NUL character".to_owned())?;
     let program = argv.first().ok_or("no program is configured")?;
+    super::open_files::set_soft(order.open_files)
+        .map_err(|error| format!("cannot set the limit on open files: {error}"))?;
     reset_ignored_signals();
     // Not std's `exec`: like execvp(3) it would give a file without an interpreter to a shell.
     let Err(errno) = nix::unistd::execv(program, &argv);
@@ -161,9 +166,12 @@ mod tests {
 
     #[test]
     fn only_the_daemons_own_form_is_understood() {
-        let order_ = order(&["--report", "/r", "--cwd", "/c", "--", "/p", "--", "-x"]).unwrap();
+        let form = ["--report", "/r", "--cwd", "/c", "--open-files", "9", "--", "/p", "--", "-x"];
+        let order_ = order(&form).unwrap();
         assert_eq!((order_.report.to_str(), order_.cwd.to_str()), (Some("/r"), Some("/c")));
+        assert_eq!(order_.open_files, 9);
         assert_eq!(order_.argv, ["/p", "--", "-x"]);
+        assert!(order(&form[..7]).is_none(), "no program");
         for words in [&["--report", "/r"][..], &[], &["--report", "/r", "--cwd", "/c", "--"], &["/p"]] {
             assert!(order(words).is_none(), "{words:?}");
         }

@@ -16,8 +16,10 @@
 //! ([`leftovers::end_all`], [`remove_stale`]). Knows neither the API nor the store.
 
 pub mod keeper;
+pub(crate) mod last_line;
 pub mod leftovers;
 pub mod logs;
+pub mod open_files;
 pub(crate) mod output;
 pub(crate) mod proc;
 pub(crate) mod program;

@@ -10,6 +10,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::last_line::LastLine;
 use super::logs::{LINE_BYTES_MAX, LogWriter, Stream};
 
 /// How long a pipe of an ended program may be silent before it is given up.
@@ -17,13 +18,15 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// How long it may go on at all: somebody else may be writing.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Copies a pipe to the log until it ends, or until a moment after `ended` became true.
+/// Copies a pipe to the log until it ends, or until a moment after `ended` became true. Gives the last line that
+/// was not blank.
 pub(crate) async fn copy(
     mut pipe: Receiver,
     stream: Stream,
     log: &LogWriter,
     mut ended: watch::Receiver<bool>,
-) {
+) -> LastLine {
+    let mut last = LastLine::default();
     let mut lines = Lines::new(LINE_BYTES_MAX);
     let mut buffer = vec![0; 32 << 10];
     let mut give_up_at = None;
@@ -44,10 +47,15 @@ pub(crate) async fn copy(
         };
         let Ok(length @ 1..) = read else { break };
         lines.push(buffer.get(..length).unwrap_or_default(), |line, left_out| {
+            last.note(line);
             log.cut_line(stream, line, left_out);
         });
     }
-    lines.finish(|line, left_out| log.cut_line(stream, line, left_out));
+    lines.finish(|line, left_out| {
+        last.note(line);
+        log.cut_line(stream, line, left_out);
+    });
+    last
 }
 
 /// Cuts bytes into lines; of each it keeps a bounded beginning and counts the rest.

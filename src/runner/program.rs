@@ -81,6 +81,8 @@ pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
         .arg(&fifo)
         .arg("--cwd")
         .arg(plan.cwd)
+        .arg("--open-files")
+        .arg(super::open_files::for_programs().to_string())
         .arg("--")
         .args(plan.argv)
         .env_clear()
@@ -235,10 +237,10 @@ pub fn remove_stale(attempts_dir: &Path) {
     }
 }
 
-/// How a program ended, for people: `exit status 3`, `killed by SIGSEGV`.
+/// How a program ended, for people: `exit code 3`, `killed by SIGSEGV`.
 pub(crate) fn describe_end(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
+        (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
             Some(name) => format!("killed by {name}"),
             None => format!("killed by signal {signal}"),
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn ends_are_named() {
-        assert_eq!(describe_end(ExitStatus::from_raw(3 << 8)), "exit status 3");
+        assert_eq!(describe_end(ExitStatus::from_raw(3 << 8)), "exit code 3");
         assert_eq!(describe_end(ExitStatus::from_raw(11)), "killed by SIGSEGV");
         assert_eq!(describe_end(ExitStatus::from_raw(40)), "killed by signal 40");
     }

@@ -44,7 +44,7 @@ fn home() -> Home {
     let stays = home.script("stays", "read -r action\nexec sleep 1000");
     let tables = [
         exec("database_create", &fails, ""),
-        exec("deploy", &stays, "timeout = \"300ms\""),
+        exec("deploy", &stays, "timeout = \"1s\""),
         exec("stack_reboot", &stays, ""),
         NOOP.to_owned(),
     ];
@@ -106,6 +106,7 @@ fn check_config_reports_every_problem_and_exits_seventy_eight() {
     assert_eq!(exit(&output), 78);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("dirr") && told.contains("magic"), "all problems are reported: {told}");
+    assert!(told.contains("line 3: handler for deploy"), "{told}");
     let serve = Command::new(ACTIOND).args(["serve", "--config"]).arg(&bad).output().expect("serve");
     assert_eq!(exit(&serve), 78);
 }
@@ -183,7 +184,7 @@ fn demo_kills_its_daemon_and_ends_well() {
     let told =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(exit(&output), 0, "{told}");
-    for word in ["SIGKILL", "succeeded", "failed", "127.0.0.1:"] {
+    for word in ["kill -9", "succeeded", "failed", "127.0.0.1:"] {
         assert!(told.contains(word), "the demo shows {word}: {told}");
     }
 }

@@ -81,7 +81,7 @@ fn cancel_of_a_running_action_ends_its_whole_tree() {
 
 #[test]
 fn attempt_that_runs_too_long_times_out() {
-    let home = home_of(STAYS, "timeout = \"200ms\"");
+    let home = home_of(STAYS, "timeout = \"1s\"");
     let daemon = Daemon::start(&home);
     let id = daemon.accepted(&spec("deploy", 1));
     let action = daemon.finished(id);
@@ -94,14 +94,14 @@ fn attempt_that_runs_too_long_times_out() {
 fn deadline_expires_what_waits_and_ends_what_runs() {
     let home = home_of(STAYS, "");
     let daemon = Daemon::start(&home);
-    let soon = || {
-        let at = chrono::Utc::now() + Duration::from_millis(700);
+    let within = |ms| {
+        let at = chrono::Utc::now() + Duration::from_millis(ms);
         at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
     };
-    let running = daemon.accepted(&with(spec("deploy", 1), "deadline", soon()));
+    let running = daemon.accepted(&with(spec("deploy", 1), "deadline", within(2_500)));
     home.await_lines("began", 1);
-    let waiting = daemon.accepted(&with(spec("deploy", 1), "deadline", soon()));
-    let (running, waiting) = (daemon.finished(running), daemon.finished(waiting));
+    let waiting = daemon.accepted(&with(spec("deploy", 1), "deadline", within(200)));
+    let (waiting, running) = (daemon.finished(waiting), daemon.finished(running));
     assert_eq!(state(&running), "timed_out", "{running}");
     assert_eq!(state(&waiting), "expired", "{waiting}");
     let past = daemon.submit(&with(spec("deploy", 1), "deadline", "2020-01-01T00:00:00Z"));
@@ -247,7 +247,7 @@ fn flood_of_output_is_cut_in_the_middle_and_hurts_nobody() {
     assert_eq!(state(&daemon.finished(id)), "succeeded");
     let log = daemon.ask("GET", &format!("/v1/actions/{id}/log"), None).text();
     assert!(log.contains("first") && log.contains("last"), "head and tail are kept");
-    assert!(log.len() < 20_000_000, "{} bytes are kept", log.len());
+    assert!(log.len() < 2_000_000, "{} bytes are kept", log.len());
 }
 
 #[test]

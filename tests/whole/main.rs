@@ -19,6 +19,7 @@ mod damage;
 mod example;
 mod hostile;
 mod life;
+mod limits;
 mod overlap;
 mod power;
 mod readme;

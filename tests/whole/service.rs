@@ -15,7 +15,13 @@ use crate::common::{Daemon, Home, PATIENCE, spec, state, until};
 fn reload_takes_a_good_file_and_keeps_the_old_one_for_a_bad_file() {
     let home = Home::new().with_tables(&NOOP.replace("\"*\"", "\"restart\""));
     let mut daemon = Daemon::start(&home);
-    assert_eq!(daemon.submit(&spec("deploy", 1)).status, 422, "no handler yet");
+    let refused = daemon.submit(&spec("deploy", 1));
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "unknown-action"));
+    let told = refused.json()["detail"].as_str().expect("a detail").to_owned();
+    let file = home.config().display().to_string();
+    for words in ["[[handler]]", "action = \"deploy\"", file.as_str()] {
+        assert!(told.contains(words), "it says how to mend it: {told}");
+    }
     let before = fs::read_to_string(home.config()).unwrap();
 
     fs::write(home.config(), format!("{before}\n[[handler]]\naction = \"deploy\"\nuse = \"noop\"\n"))

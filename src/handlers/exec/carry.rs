@@ -31,8 +31,8 @@ const REST_READS_MAX: u32 = 128;
 enum End {
     Exited(ExitStatus),
     Stopped(StopReason),
-    /// What it said could not be recorded: the daemon goes down.
-    NotRecorded,
+    /// What it said was not recorded: the daemon goes down, or it said too much.
+    NotRecorded(NotRecorded),
     /// Something of it is alive; with what.
     Alive(String),
 }
@@ -43,6 +43,8 @@ struct Said {
     message: Option<String>,
     result: Option<JsonText>,
     fault: Option<String>,
+    /// The last line that it printed, on stderr if there is one.
+    printed: Option<String>,
 }
 
 /// Runs the handler's program for an attempt.
@@ -57,24 +59,29 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
         }
     };
     match end {
-        End::NotRecorded | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
+        End::NotRecorded(NotRecorded::Stopping) | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
+        End::NotRecorded(fault @ NotRecorded::TooLong { .. }) => {
+            let message = format!("{name} was stopped: {fault}");
+            Outcome::Failed { message, result: None, retryable: false }
+        }
         End::Alive(what) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::Stopped(StopReason::Cancel) => Outcome::Cancelled { message: format!("{name} was stopped") },
         End::Stopped(StopReason::TimeOut) => {
-            Outcome::TimedOut { message: format!("{name} ran out of time and was stopped") }
+            let last = said.printed.map(|printed| format!("; last it said: {printed}")).unwrap_or_default();
+            Outcome::TimedOut { message: format!("{name} ran out of time and was stopped{last}") }
         }
         End::Exited(status) if status.success() => Outcome::Succeeded {
             message: said.message.unwrap_or_else(|| format!("{name} succeeded")),
             result: said.result,
         },
         End::Exited(status) => {
-            let fallback = if status.code() == Some(TRY_AGAIN) {
-                format!("{name} asked to be tried again (exit status {TRY_AGAIN})")
-            } else {
-                format!("{name} failed: {}", program::describe_end(status))
-            };
-            let message = said.fault.or(said.message).unwrap_or(fallback);
             let retryable = status.code() == Some(TRY_AGAIN);
+            // Its own words first: they are read by whoever is called at night.
+            let message = said.fault.or(said.message).unwrap_or_else(|| {
+                let end = program::describe_end(status);
+                let what = if retryable { "asked to be tried again" } else { "failed" };
+                said.printed.map_or(format!("{name} {what}: {end}"), |printed| format!("{end}: {printed}"))
+            });
             Outcome::Failed { message, result: said.result, retryable }
         }
     }
@@ -109,12 +116,12 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         attempt: action.status.attempt,
         mark: &attempt.mark,
     })?;
-    if attempt.program_started(leader.program).await.is_err() {
+    if let Err(fault) = attempt.program_started(leader.program).await {
         // The gate closes: the program is never started.
         drop(stdin);
         leader.ended().await;
         let _ = leader.reap()?;
-        return Ok((End::NotRecorded, Said::default()));
+        return Ok((End::NotRecorded(fault), Said::default()));
     }
     let (over, ended) = watch::channel(false);
     let (cannot_record, not_recorded) = oneshot::channel();
@@ -122,7 +129,9 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     let talk = async {
         let out = copy(stdout, Stream::Stdout, &attempt.log, ended.clone());
         let err = copy(stderr, Stream::Stderr, &attempt.log, ended.clone());
-        tokio::join!(feed, out, err, listen(reports, attempt, ended.clone(), cannot_record)).3
+        let heard = listen(reports, attempt, ended.clone(), cannot_record);
+        let ((), out, err, said) = tokio::join!(feed, out, err, heard);
+        Said { printed: err.quoted().or_else(|| out.quoted()), ..said }
     };
     let life = async {
         let end = live(exec, attempt, &mut leader, not_recorded).await;
@@ -141,18 +150,19 @@ async fn live(
     exec: &Exec,
     attempt: &Attempt,
     leader: &mut Leader,
-    not_recorded: oneshot::Receiver<()>,
+    not_recorded: oneshot::Receiver<NotRecorded>,
 ) -> io::Result<End> {
     let lost = async {
-        // A sender that was dropped has said nothing.
-        if not_recorded.await.is_err() {
-            std::future::pending::<()>().await;
+        match not_recorded.await {
+            Ok(fault) => fault,
+            // A sender that was dropped has said nothing.
+            Err(_) => std::future::pending().await,
         }
     };
     let stopped = tokio::select! {
         biased;
         () = leader.ended() => None,
-        () = lost => Some(End::NotRecorded),
+        fault = lost => Some(End::NotRecorded(fault)),
         reason = attempt.stopped() => Some(End::Stopped(reason)),
     };
     if stopped.is_none() {
@@ -180,7 +190,7 @@ async fn listen(
     mut reports: Reports,
     attempt: &Attempt,
     mut ended: watch::Receiver<bool>,
-    cannot_record: oneshot::Sender<()>,
+    cannot_record: oneshot::Sender<NotRecorded>,
 ) -> Said {
     let mut said = Said::default();
     let mut rest = REST_READS_MAX;
@@ -194,8 +204,8 @@ async fn listen(
         match taken {
             Ok(Some(taken)) => {
                 for report in taken {
-                    if hear(report, attempt, &mut said).await.is_err() {
-                        let _ = cannot_record.send(());
+                    if let Err(fault) = hear(report, attempt, &mut said).await {
+                        let _ = cannot_record.send(fault);
                         return said;
                     }
                 }
@@ -212,8 +222,8 @@ async fn listen(
         }
     }
     for report in reports.finish() {
-        if hear(report, attempt, &mut said).await.is_err() {
-            let _ = cannot_record.send(());
+        if let Err(fault) = hear(report, attempt, &mut said).await {
+            let _ = cannot_record.send(fault);
             break;
         }
     }
