@@ -21,6 +21,7 @@ mod hostile;
 mod life;
 mod overlap;
 mod power;
+mod programs;
 mod readme;
 mod recovery;
 mod service;

@@ -199,6 +199,9 @@ async fn listen(
                         return said;
                     }
                 }
+                // A program that writes without a pause would keep this task here for good: its stop and its
+                // end are seen by the same task, and other attempts need the thread.
+                tokio::task::yield_now().await;
             }
             // The readiness is cleared by a take that found nothing: no busy loop.
             Ok(None) if !is_over => {}

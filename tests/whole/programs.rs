@@ -1,0 +1,26 @@
+//! Programs that misbehave: none of them may hold up the daemon, another action or its own end.
+
+use crate::common::daemon::Daemon;
+use crate::common::home::{Home, NOOP, exec};
+use crate::common::{processes_of, spec, state};
+
+/// Programs end quickly here, so that a test that fails does so for its own reason.
+const BRISK: &str = "[shutdown]\ngrace = \"0s\"\nkill_grace = \"200ms\"\n";
+
+#[test]
+fn flood_of_reports_holds_up_neither_its_own_end_nor_others() {
+    let home = Home::new();
+    let flood = home.script("flood", "trap '' TERM; echo up >> $HOME_DIR/up; yes >&3 & yes >&3 & exec yes");
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("flood", &flood, "exclusive = false") + NOOP));
+    let daemon = Daemon::start(&home);
+    // More than the daemon has threads for tasks.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let ids: Vec<u64> = (0..=threads as u64).map(|at| daemon.accepted(&spec("flood", at))).collect();
+    home.await_lines("up", ids.len());
+    daemon.assert_healthy(&spec("noop", 99), "a flood of reports");
+    for id in ids {
+        daemon.commanded(id, "cancel");
+        assert_eq!(state(&daemon.finished(id)), "cancelled");
+    }
+    assert_eq!(processes_of(&home, daemon.pid()), Vec::<String>::new());
+}
