@@ -1,6 +1,6 @@
 //! Programs that misbehave: none of them may hold up the daemon, another action or its own end.
 
-use crate::common::daemon::Daemon;
+use crate::common::daemon::{Daemon, Start};
 use crate::common::home::{Home, NOOP, exec};
 use crate::common::{processes_of, spec, state};
 
@@ -23,4 +23,15 @@ fn flood_of_reports_holds_up_neither_its_own_end_nor_others() {
         assert_eq!(state(&daemon.finished(id)), "cancelled");
     }
     assert_eq!(processes_of(&home, daemon.pid()), Vec::<String>::new());
+}
+
+#[test]
+fn end_of_a_program_is_learnt_although_the_daemon_was_started_with_sigchld_ignored() {
+    let home = Home::new();
+    let three = home.script("three", "exit 3");
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("three", &three, "")));
+    let start = Start { wrapper: &["env", "--ignore-signal=CHLD"], ..Start::default() };
+    let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+    let action = daemon.finished(daemon.accepted(&spec("three", 1)));
+    assert_eq!(action["finished_message"], "three failed: exit status 3", "{action}");
 }
