@@ -6,6 +6,8 @@ use crate::common::{processes_of, spec, state};
 
 /// Programs end quickly here, so that a test that fails does so for its own reason.
 const BRISK: &str = "[shutdown]\ngrace = \"0s\"\nkill_grace = \"200ms\"\n";
+/// Many at once.
+const QUEUE: &str = "[[queue]]\nname = \"default\"\nconcurrency = 24\n";
 
 #[test]
 fn flood_of_reports_holds_up_neither_its_own_end_nor_others() {
@@ -34,4 +36,22 @@ fn end_of_a_program_is_learnt_although_the_daemon_was_started_with_sigchld_ignor
     let daemon = Daemon::start_as(&home, &start).expect("a daemon");
     let action = daemon.finished(daemon.accepted(&spec("three", 1)));
     assert_eq!(action["finished_message"], "three failed: exit status 3", "{action}");
+}
+
+#[test]
+fn programs_wait_for_descriptors_that_running_ones_give_back() {
+    let home = Home::new();
+    let program = home.script("program", "sleep 0.2");
+    let home =
+        home.with_tables(&(BRISK.to_owned() + QUEUE + &exec("program", &program, "exclusive = false")));
+    // Far too few for as many programs as the queue may run at once.
+    let start = Start { wrapper: &["prlimit", "--nofile=64:64"], ..Start::default() };
+    let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+    let ids: Vec<u64> = (0..24).map(|at| daemon.accepted(&spec("program", at))).collect();
+    for id in ids {
+        let action = daemon.finished(id);
+        assert_eq!(state(&action), "succeeded", "{action}");
+    }
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid()));
+    assert_eq!(children.unwrap_or_default(), "", "nothing is left unreaped");
 }

@@ -8,7 +8,9 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::sync::{oneshot, watch};
 
 use super::{Exec, input};
@@ -25,7 +27,11 @@ const TRY_AGAIN: i32 = 75;
 
 /// Reads of an ended program's reports: more than a pipe holds at its largest (1 MiB, pipe(7)), and an end even
 /// if a process that got away goes on writing.
-const REST_READS_MAX: u32 = 128;
+const REST_READS_MAX: u32 = 256;
+
+/// How long a start waits for files, processes or memory, and between two tries.
+const SHORTAGE_MAX: Duration = Duration::from_secs(30);
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a program's life ended.
 enum End {
@@ -53,7 +59,7 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
         Ok(ended) => ended,
         Err(error) => {
             let message = format!("cannot start {path}: {error}");
-            return Outcome::Failed { message, result: None, retryable: false };
+            return Outcome::Failed { message, result: None, retryable: is_shortage(&error) };
         }
     };
     match end {
@@ -99,7 +105,7 @@ pub(super) async fn probe(exec: &Exec, argv: &[String], attempt: &Attempt) -> Pr
 async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> io::Result<(End, Said)> {
     let action = &attempt.action;
     let input = input::json(action)?;
-    let Started { mut leader, stdin, stdout, stderr, reports, dir } = program::start(&Plan {
+    let plan = Plan {
         keeper: &exec.keeper,
         argv,
         env: &exec.env,
@@ -108,7 +114,11 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         id: action.id,
         attempt: action.status.attempt,
         mark: &attempt.mark,
-    })?;
+    };
+    let Started { mut leader, stdin, stdout, stderr, reports, dir } = match start(&plan, attempt).await? {
+        Ok(started) => started,
+        Err(reason) => return Ok((End::Stopped(reason), Said::default())),
+    };
     if attempt.program_started(leader.program).await.is_err() {
         // The gate closes: the program is never started.
         drop(stdin);
@@ -134,6 +144,30 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     let (end, said) = tokio::join!(life, talk);
     drop(dir);
     Ok((end, said))
+}
+
+/// Starts the program behind its gate. While the host is short of something that running programs give back when
+/// they end, it waits for that: an action does not fail because others run. Or the reason to stop meanwhile.
+async fn start(plan: &Plan<'_>, attempt: &Attempt) -> io::Result<Result<Started, StopReason>> {
+    let until = Instant::now() + SHORTAGE_MAX;
+    loop {
+        match program::start(plan) {
+            Err(error) if is_shortage(&error) && Instant::now() < until => {
+                tracing::debug!(action_id = plan.id.0, %error, "cannot start a program yet");
+            }
+            started => return started.map(Ok),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SHORTAGE_PAUSE) => {}
+            reason = attempt.stopped() => return Ok(Err(reason)),
+        }
+    }
+}
+
+/// Whether an error of a start says something of the host's load and nothing of the program.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Waits for the program's end, or ends it; returns when nothing of the attempt is alive, or cannot be ended.
