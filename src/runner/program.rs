@@ -9,7 +9,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -76,6 +76,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
     let reports = Reports::create(&fifo)?;
     let mut command = Command::new(plan.keeper);
     command
+        .arg0("actiond")
         .arg("keeper")
         .arg("--report")
         .arg(&fifo)

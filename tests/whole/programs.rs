@@ -55,3 +55,23 @@ fn programs_wait_for_descriptors_that_running_ones_give_back() {
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid()));
     assert_eq!(children.unwrap_or_default(), "", "nothing is left unreaped");
 }
+
+#[test]
+fn programs_are_started_and_recovered_after_the_binary_was_removed_by_an_upgrade() {
+    let home = Home::new();
+    let program =
+        home.script("program", "echo $ACTIOND_ATTEMPT >> $HOME_DIR/ran; sleep $(cat $HOME_DIR/rest)");
+    std::fs::write(home.path("rest"), "1000").unwrap();
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("program", &program, "recovery = \"rerun\"")));
+    let copy = home.path("actiond-of-before");
+    let run_copy = format!("cp \"$0\" '{0}' && exec '{0}' \"$@\"", copy.display());
+    let start = Start { wrapper: &["sh", "-c", &run_copy], ..Start::default() };
+    let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+    std::fs::remove_file(&copy).unwrap();
+    let id = daemon.accepted(&spec("program", 1));
+    home.await_lines("ran", 1);
+    std::fs::write(home.path("rest"), "0").unwrap();
+    let daemon = daemon.crash();
+    assert_eq!(state(&daemon.finished(id)), "succeeded");
+    assert_eq!(home.lines("ran"), ["1", "2"]);
+}
