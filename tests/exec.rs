@@ -48,7 +48,7 @@ impl Port for Recorder {
 
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {
         self.programs.lock().unwrap().push(program);
-        let answer = if self.refuses { Err(NotRecorded) } else { Ok(()) };
+        let answer = if self.refuses { Err(NotRecorded::Stopping) } else { Ok(()) };
         Box::pin(async move { answer })
     }
 }

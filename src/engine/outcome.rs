@@ -114,21 +114,19 @@ impl Core {
                         })?;
                         Ok(())
                     }
-                    None => Err(NotRecorded),
+                    None => Err(NotRecorded::Stopping),
                 };
                 self.answer(move || _ = reply.send(noted));
             }
             Said::Checkpoint(checkpoint, reply) => {
-                let fits = checkpoint.as_str().len() <= self.settings.result_bytes_max;
-                if !fits {
-                    tracing::warn!(action_id = id.0, attempt, "checkpoint is larger than a result may be");
-                }
-                let noted = match owner.filter(|_| fits) {
+                let (bytes, limit) = (checkpoint.as_str().len(), self.settings.result_bytes_max);
+                let noted = match owner {
+                    Some(_) if bytes > limit => Err(NotRecorded::TooLarge { bytes, limit }),
                     Some(action) => {
                         self.change(action, Event::Note, |status| status.checkpoint = Some(checkpoint))?;
                         Ok(())
                     }
-                    None => Err(NotRecorded),
+                    None => Err(NotRecorded::Stopping),
                 };
                 self.answer(move || _ = reply.send(noted));
             }

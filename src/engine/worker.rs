@@ -147,8 +147,8 @@ impl EnginePort {
         let request = Request::Attempt { id: self.id, attempt: self.attempt, said: said(reply) };
         let sent = self.inbox.send(request);
         Box::pin(async move {
-            sent.map_err(|_| NotRecorded)?;
-            answer.await.unwrap_or(Err(NotRecorded))
+            sent.map_err(|_| NotRecorded::Stopping)?;
+            answer.await.unwrap_or(Err(NotRecorded::Stopping))
         })
     }
 }

@@ -32,10 +32,16 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[error("{0}")]
 pub struct InvalidMetadata(pub String);
 
-/// The engine could not make a statement of the attempt durable: the daemon is going down.
+/// The engine did not make a statement of the attempt durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon is stopping; nothing more of this attempt can be recorded")]
-pub struct NotRecorded;
+pub enum NotRecorded {
+    /// The daemon is going down: the attempt has to end.
+    #[error("the daemon is stopping; nothing more of this attempt can be recorded")]
+    Stopping,
+    /// The statement is refused, and the one before stands: the attempt may go on.
+    #[error("{bytes} bytes are more than the limit of {limit}")]
+    TooLarge { bytes: usize, limit: usize },
+}
 
 /// Why an attempt has to end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +119,7 @@ impl Attempt {
     ///
     /// # Errors
     ///
-    /// [`NotRecorded`] if the daemon stops; the caller ends its work.
+    /// [`NotRecorded`] if the daemon stops, and then the caller ends its work; or if it is too large.
     pub async fn checkpoint(&self, checkpoint: JsonText) -> Result<(), NotRecorded> {
         self.port.checkpoint(checkpoint).await
     }

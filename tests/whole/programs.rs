@@ -2,7 +2,7 @@
 
 use crate::common::daemon::{Daemon, Start};
 use crate::common::home::{Home, NOOP, exec};
-use crate::common::{processes_of, spec, state};
+use crate::common::{is_alive, processes_of, spec, state};
 
 /// Programs end quickly here, so that a test that fails does so for its own reason.
 const BRISK: &str = "[shutdown]\ngrace = \"0s\"\nkill_grace = \"200ms\"\n";
@@ -74,4 +74,23 @@ fn programs_are_started_and_recovered_after_the_binary_was_removed_by_an_upgrade
     let daemon = daemon.crash();
     assert_eq!(state(&daemon.finished(id)), "succeeded");
     assert_eq!(home.lines("ran"), ["1", "2"]);
+}
+
+#[test]
+fn checkpoint_beyond_the_limit_is_left_out_and_its_program_goes_on() {
+    let home = Home::new();
+    let body = r#"echo '{"checkpoint": {"step": 1}}' >&3
+        printf '{"checkpoint": {"a": "%0500d"}}\n' 0 >&3
+        echo up >> $HOME_DIR/up; until [ -e $HOME_DIR/end ]; do sleep 0.02; done"#;
+    let big = home.script("big", body);
+    let limits = "[limits]\nresult_bytes_max = \"256B\"\n";
+    let home = home.with_tables(&(BRISK.to_owned() + limits + &exec("big", &big, "recovery = \"hold\"")));
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("big", 1));
+    home.await_lines("up", 1);
+    std::fs::write(home.path("end"), "").unwrap();
+    let action = daemon.finished(id);
+    assert_eq!(state(&action), "succeeded", "{action}");
+    let log = daemon.ask("GET", &format!("/v1/actions/{id}/log"), None).text();
+    assert!(log.contains("a checkpoint is left out"), "{log}");
 }

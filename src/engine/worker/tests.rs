@@ -96,5 +96,5 @@ fn statements_become_requests_and_are_durable_only_when_answered() {
     assert!(unpoison(shared.progress.lock()).is_empty());
 
     drop(requests);
-    assert_eq!(run(port.checkpoint(JsonText::empty())), Err(NotRecorded), "the engine is gone");
+    assert_eq!(run(port.checkpoint(JsonText::empty())), Err(NotRecorded::Stopping), "the engine is gone");
 }

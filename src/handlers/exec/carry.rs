@@ -260,7 +260,13 @@ async fn listen(
 async fn hear(report: Report, attempt: &Attempt, said: &mut Said) -> Result<(), NotRecorded> {
     match report {
         Report::Progress { percent, message } => attempt.progress(percent, &message),
-        Report::Checkpoint(checkpoint) => attempt.checkpoint(checkpoint).await?,
+        Report::Checkpoint(checkpoint) => match attempt.checkpoint(checkpoint).await {
+            Err(error @ NotRecorded::TooLarge { .. }) => {
+                let line = format!("a checkpoint is left out, the one before stands: {error}");
+                attempt.log.line(Stream::Daemon, line.as_bytes());
+            }
+            recorded => recorded?,
+        },
         Report::Result(result) => said.result = Some(result),
         Report::Message(message) => said.message = Some(message),
         Report::Fault(fault) => said.fault = Some(fault),
