@@ -69,8 +69,10 @@ pub trait Handler: Send + Sync {
     /// Carries out one attempt to its end.
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome>;
 
-    /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`.
-    fn probe<'a>(&'a self, action: &'a Action) -> BoxFuture<'a, ProbeAnswer>;
+    /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
+    /// of that attempt is alive; so what it starts carries the attempt's `mark`, and is ended like an attempt's own
+    /// programs if the daemon dies meanwhile.
+    fn probe<'a>(&'a self, action: &'a Action, mark: &'a str) -> BoxFuture<'a, ProbeAnswer>;
 }
 
 /// Where an attempt's statements go; implemented by the engine.

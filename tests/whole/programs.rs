@@ -94,3 +94,20 @@ fn checkpoint_beyond_the_limit_is_left_out_and_its_program_goes_on() {
     let log = daemon.ask("GET", &format!("/v1/actions/{id}/log"), None).text();
     assert!(log.contains("a checkpoint is left out"), "{log}");
 }
+
+#[test]
+fn probe_that_hangs_is_ended_with_the_programs_of_a_killed_daemon() {
+    let home = Home::new();
+    let program = home.script("program", "echo up >> $HOME_DIR/up; sleep 1000");
+    let probe = home.script("probe", "trap '' TERM; echo $$ >> $HOME_DIR/probes; while :; do sleep 1; done");
+    let own = format!("recovery = \"probe\"\nprobe = [\"{}\"]", probe.display());
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("program", &program, &own)));
+    let daemon = Daemon::start(&home);
+    daemon.accepted(&spec("program", 1));
+    home.await_lines("up", 1);
+    let daemon = daemon.crash();
+    let first: u32 = home.await_lines("probes", 1)[0].parse().expect("a pid");
+    let _daemon = daemon.crash();
+    assert!(!is_alive(first), "a probe of the killed daemon lives on");
+    home.await_lines("probes", 2);
+}
