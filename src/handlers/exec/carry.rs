@@ -10,7 +10,6 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use tokio::sync::{oneshot, watch};
 
 use super::{Exec, input};
@@ -18,6 +17,7 @@ use crate::action::{JsonText, Outcome, ProbeAnswer};
 use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::logs::Stream;
 use crate::runner::output::copy;
+use crate::runner::proc::{SHORTAGE_MAX, is_shortage};
 use crate::runner::program::{self, Leader, Plan, Started};
 use crate::runner::report::{Report, Reports};
 use crate::runner::tree::describe;
@@ -29,8 +29,7 @@ const TRY_AGAIN: i32 = 75;
 /// if a process that got away goes on writing.
 const REST_READS_MAX: u32 = 256;
 
-/// How long a start waits for files, processes or memory, and between two tries.
-const SHORTAGE_MAX: Duration = Duration::from_secs(30);
+/// Between two tries of a start for which the host is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a program's life ended.
@@ -162,12 +161,6 @@ async fn start(plan: &Plan<'_>, attempt: &Attempt) -> io::Result<Result<Started,
             reason = attempt.stopped() => return Ok(Err(reason)),
         }
     }
-}
-
-/// Whether an error of a start says something of the host's load and nothing of the program.
-fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT];
-    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Waits for the program's end, or ends it; returns when nothing of the attempt is alive, or cannot be ended.
