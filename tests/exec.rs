@@ -365,11 +365,17 @@ async fn probe_answers_by_exit_status() {
         let probe = format!(
             "program = [\"/bin/true\"]\nprobe = [\"/bin/sh\", \"-c\", \"grep -q 4711 && exit {code}\"]"
         );
-        assert_eq!(world.exec(&probe).probe(&world.action()).await, answer);
+        assert_eq!(world.exec(&probe).probe(&world.action(), &mark(&world.store, ID, 2)).await, answer);
     }
     let missing = "program = [\"/bin/true\"]\nprobe = [\"/nonexistent\"]";
-    assert_eq!(world.exec(missing).probe(&world.action()).await, ProbeAnswer::Unknown);
-    assert_eq!(world.exec("program = [\"/bin/true\"]").probe(&world.action()).await, ProbeAnswer::Unknown);
+    assert_eq!(
+        world.exec(missing).probe(&world.action(), &mark(&world.store, ID, 2)).await,
+        ProbeAnswer::Unknown
+    );
+    assert_eq!(
+        world.exec("program = [\"/bin/true\"]").probe(&world.action(), &mark(&world.store, ID, 2)).await,
+        ProbeAnswer::Unknown
+    );
 }
 
 #[tokio::test]

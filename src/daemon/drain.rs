@@ -74,8 +74,9 @@ pub(super) async fn stop(
         tracing::warn!("the store did not close in time; the next start recovers it");
         return exit::OK;
     }
-    // A failed close ends the engine's thread by an error, as every failure of the store does.
-    if let Ok(error) = fatal.try_recv() {
+    // A failed close ends the engine's thread by an error, as every failure of the store does, a panic too. The
+    // thread says so, or ends without a word if all went well, a moment after its answer.
+    if let Ok(Ok(error)) = timeout_at(began + TOTAL, fatal).await {
         return store_failed(Ok(error));
     }
     tracing::info!(duration_ms = began.elapsed().as_millis(), "stopped");

@@ -109,7 +109,9 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| io(&error))?;
-    let keeper = std::fs::read_link("/proc/self/exe").map_err(|error| io(&error))?;
+    // Never resolved to a path: in a child that has not executed anything yet this is the daemon's own binary,
+    // also after an upgrade has replaced or removed the file.
+    let keeper = PathBuf::from("/proc/self/exe");
     let around = settings::surroundings(&config, keeper);
     let registry = Registry::build(&settings::routes(&config), &around).map_err(|problems| {
         for problem in problems {

@@ -1,8 +1,13 @@
 //! Signals as messages: SIGHUP reload, SIGTERM and SIGINT stop. Everything else keeps its default.
+//!
+//! SIGCHLD is caught, without effect: whoever starts the daemon may have left it ignored, and then the kernel
+//! throws away how programs end, and gives their pids to others (`sigaction(2)`).
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::mpsc;
 
 /// What a signal asks for.
@@ -19,6 +24,7 @@ impl Signals {
     /// Takes the signals over for the life of the process.
     pub(super) fn listen() -> io::Result<Self> {
         let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+        signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false)))?;
         let (tell, asked) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {

@@ -119,9 +119,9 @@ impl Core {
                 self.answer(move || _ = reply.send(noted));
             }
             Said::Checkpoint(checkpoint, reply) => {
-                let (bytes, bytes_max) = (checkpoint.as_str().len(), self.settings.result_bytes_max);
+                let (bytes, limit) = (checkpoint.as_str().len(), self.settings.result_bytes_max);
                 let noted = match owner {
-                    _ if bytes > bytes_max => Err(NotRecorded::TooLong { bytes, bytes_max }),
+                    Some(_) if bytes > limit => Err(NotRecorded::TooLarge { bytes, limit }),
                     Some(action) => {
                         self.change(action, Event::Note, |status| status.checkpoint = Some(checkpoint))?;
                         Ok(())

@@ -18,7 +18,7 @@ use super::core::Core;
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
 use super::{Engine, Settings, Shared, recovery, unpoison};
-use crate::action::{Action, ActionId, Program, Timestamp};
+use crate::action::{Action, ActionId, Claim, Program, Timestamp};
 use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
 use crate::store::{self, Loader, Store, StoreError};
@@ -83,7 +83,8 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         let at = found.queue(name);
         found.scheduler.step(clock(), Input::PauseQueue(at, true), &mut Vec::new());
     }
-    let Found { scheduler, queue_names, by_state, interrupted, programs, .. } = found;
+    let Found { scheduler, queue_names, by_state, interrupted, claims, .. } = found;
+    let programs = programs_of(&claims, &opened.boot_id);
     let unfinished = scheduler.len();
     let engine = Engine { inbox: inbox.clone(), reader: opened.reader, shared: Arc::clone(&shared) };
     let core = Core {
@@ -156,6 +157,12 @@ impl Begin {
     }
 }
 
+/// The programs that may still run. Those of another boot are gone, and their pids and start times mean others.
+fn programs_of(claims: &[(ActionId, Claim)], boot_id: &str) -> Vec<(ActionId, Program)> {
+    let of_this_boot = claims.iter().filter(|(_, claim)| claim.boot_id == boot_id);
+    of_this_boot.filter_map(|(id, claim)| Some((*id, claim.program?))).collect()
+}
+
 /// What a start finds, as the scheduler will know it.
 struct Found {
     settings: Settings,
@@ -163,7 +170,7 @@ struct Found {
     queue_names: Vec<String>,
     by_state: [u64; 14],
     interrupted: Vec<ActionId>,
-    programs: Vec<(ActionId, Program)>,
+    claims: Vec<(ActionId, Claim)>,
 }
 
 impl Found {
@@ -175,7 +182,7 @@ impl Found {
             queue_names: settings.queues.iter().map(|queue| queue.name.clone()).collect(),
             by_state: [0; 14],
             interrupted: Vec::new(),
-            programs: Vec::new(),
+            claims: Vec::new(),
         }
     }
 
@@ -207,8 +214,7 @@ impl Loader for Found {
         }
         if action.status.state.is_active() {
             self.interrupted.push(action.id);
-            let program = action.status.claim.as_ref().and_then(|claim| claim.program);
-            self.programs.extend(program.map(|program| (action.id, program)));
+            self.claims.extend(action.status.claim.clone().map(|claim| (action.id, claim)));
         }
     }
 }
@@ -240,5 +246,27 @@ pub(super) fn ticket(action: &Action, queue: QueueIndex, kind: u16) -> Ticket {
         attempt: action.status.attempt,
         due_at: action.status.due_at,
         deadline: action.body.deadline,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_another_boot_are_not_looked_for() {
+        let program = Program { pid: 7, start_ticks: 9 };
+        let claim = |boot_id: &str, program| Claim {
+            incarnation: 1,
+            boot_id: boot_id.to_owned(),
+            began_at: Timestamp(0),
+            program,
+        };
+        let claims = [
+            (ActionId(1), claim("now", Some(program))),
+            (ActionId(2), claim("before", Some(program))),
+            (ActionId(3), claim("now", None)),
+        ];
+        assert_eq!(programs_of(&claims, "now"), [(ActionId(1), program)]);
     }
 }

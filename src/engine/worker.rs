@@ -78,9 +78,10 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
 /// Asks the handler, beside everything else, whether an interrupted attempt took effect.
 pub(super) fn spawn_probe(core: &Core, action: Arc<Action>, handler: Arc<dyn Handler>) {
     let (id, number) = (action.id, action.status.attempt);
+    let mark = mark(&core.store_id, id, number);
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
-        let probe = AssertUnwindSafe(async { handler.probe(&action).await }).catch_unwind();
+        let probe = AssertUnwindSafe(async { handler.probe(&action, &mark).await }).catch_unwind();
         let probe: BoxFuture<'_, _> = if handler.in_process() {
             Box::pin(Marked::new(id, number, Box::pin(probe)))
         } else {

@@ -32,15 +32,15 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[error("{0}")]
 pub struct InvalidMetadata(pub String);
 
-/// The engine did not make a statement of the attempt durable: the handler ends its work.
+/// The engine did not make a statement of the attempt durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRecorded {
-    /// The daemon is going down: the outcome is [`Outcome::Interrupted`].
+    /// The daemon is going down: the attempt has to end.
     #[error("the daemon is stopping; nothing more of this attempt can be recorded")]
     Stopping,
-    /// The handler's own fault: the outcome is a failure.
-    #[error("a checkpoint of {bytes} bytes is longer than limits.result_bytes_max, {bytes_max}")]
-    TooLong { bytes: usize, bytes_max: usize },
+    /// The statement is refused, and the one before stands: the attempt may go on.
+    #[error("{bytes} bytes are more than limits.result_bytes_max, {limit}")]
+    TooLarge { bytes: usize, limit: usize },
 }
 
 /// Why an attempt has to end early.
@@ -69,8 +69,10 @@ pub trait Handler: Send + Sync {
     /// Carries out one attempt to its end.
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome>;
 
-    /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`.
-    fn probe<'a>(&'a self, action: &'a Action) -> BoxFuture<'a, ProbeAnswer>;
+    /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
+    /// of that attempt is alive; so what it starts carries the attempt's `mark`, and is ended like an attempt's own
+    /// programs if the daemon dies meanwhile.
+    fn probe<'a>(&'a self, action: &'a Action, mark: &'a str) -> BoxFuture<'a, ProbeAnswer>;
 }
 
 /// Where an attempt's statements go; implemented by the engine.
@@ -119,7 +121,7 @@ impl Attempt {
     ///
     /// # Errors
     ///
-    /// [`NotRecorded`] if the daemon stops or the checkpoint is too long; the caller ends its work.
+    /// [`NotRecorded`] if the daemon stops, and then the caller ends its work; or if it is too large.
     pub async fn checkpoint(&self, checkpoint: JsonText) -> Result<(), NotRecorded> {
         self.port.checkpoint(checkpoint).await
     }

@@ -147,7 +147,7 @@ impl Handler for Noop {
     }
 
     /// It has no effect, so none was committed.
-    fn probe<'a>(&'a self, _action: &'a Action) -> BoxFuture<'a, ProbeAnswer> {
+    fn probe<'a>(&'a self, _action: &'a Action, _mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {
         Box::pin(async { ProbeAnswer::NotCommitted })
     }
 }

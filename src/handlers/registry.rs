@@ -36,7 +36,7 @@ pub struct RouteSettings {
 pub struct Surroundings {
     /// Directory in which each attempt of a program gets one of its own; created on demand, mode 0700.
     pub attempts_dir: PathBuf,
-    /// The program that holds a program at its gate: this very binary (`/proc/self/exe` resolved).
+    /// The program that holds a program at its gate: this very binary.
     pub keeper: PathBuf,
     /// How long a program has between SIGTERM and SIGKILL.
     pub kill_grace_ms: u64,

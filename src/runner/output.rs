@@ -13,6 +13,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::last_line::LastLine;
 use super::logs::{LINE_BYTES_MAX, LogWriter, Stream};
 
+/// Taken at once: little enough that its lines are written in a moment, even if each holds one letter.
+const READ_BYTES: usize = 8 << 10;
 /// How long a pipe of an ended program may be silent before it is given up.
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long it may go on at all: somebody else may be writing.
@@ -28,7 +30,7 @@ pub(crate) async fn copy(
 ) -> LastLine {
     let mut last = LastLine::default();
     let mut lines = Lines::new(LINE_BYTES_MAX);
-    let mut buffer = vec![0; 32 << 10];
+    let mut buffer = vec![0; READ_BYTES];
     let mut give_up_at = None;
     loop {
         let read = match give_up_at {
@@ -50,6 +52,9 @@ pub(crate) async fn copy(
             last.note(line);
             log.cut_line(stream, line, left_out);
         });
+        // Thousands of lines may have been written for one read. What else this task does, such as seeing that it
+        // has to stop, and the other tasks of this thread must not wait for the next hundred reads too.
+        tokio::task::yield_now().await;
     }
     lines.finish(|line, left_out| {
         last.note(line);

@@ -6,10 +6,15 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::action::Program;
+
+/// How long what needs descriptors, processes or memory waits for them: others give them back when they end.
+pub(crate) const SHORTAGE_MAX: Duration = Duration::from_secs(30);
 
 /// Longer environments are read this far; the mark is among the first entries that a keeper gets.
 const ENVIRON_BYTES_MAX: u64 = 4 << 20;
@@ -67,15 +72,20 @@ impl Process {
 
     /// The value of an environment variable with which its program was started. None if it is not set, the
     /// process is gone, or it belongs to somebody whose environment this process may not read.
-    pub(crate) fn environment(&self, name: &str) -> Option<String> {
-        let file = File::open(format!("/proc/{}/environ", self.program.pid)).ok()?;
+    /// An error only if this process is short of descriptors or memory: then it is not known.
+    pub(crate) fn environment(&self, name: &str) -> io::Result<Option<String>> {
+        let file = match File::open(format!("/proc/{}/environ", self.program.pid)) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => return Ok(None),
+            Ok(file) => file,
+        };
         let mut bytes = Vec::new();
         // What was read before an error counts: the process may end while it is looked at.
         let _ = file.take(ENVIRON_BYTES_MAX).read_to_end(&mut bytes);
         let entry = bytes
             .split(|byte| *byte == 0)
-            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-        String::from_utf8(entry.to_vec()).ok()
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        Ok(entry.and_then(|entry| String::from_utf8(entry.to_vec()).ok()))
     }
 }
 
@@ -98,7 +108,7 @@ pub(crate) fn signal(program: Program, signal: Signal) -> io::Result<bool> {
     let Some(pid) = pid(program.pid) else { return Ok(false) };
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
-        Err(rustix::io::Errno::SRCH) => return Ok(false),
+        Err(Errno::SRCH) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     // The handle pins whoever has the pid now; only then is it worth looking who that is.
@@ -107,7 +117,7 @@ pub(crate) fn signal(program: Program, signal: Signal) -> io::Result<bool> {
     }
     match pidfd_send_signal(&handle, signal) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -117,10 +127,15 @@ pub(crate) fn pid(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
 }
 
+/// Whether an error says something of the host's load, and nothing of the process or program that it is about.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Whether an error of reading below `/proc/PID` says that the process is gone.
 fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 #[cfg(test)]
@@ -142,8 +157,8 @@ mod tests {
     fn own_process_is_found_with_its_environment() {
         let own = Process::read(std::process::id()).unwrap().unwrap();
         assert!(own.is_alive());
-        assert_eq!(own.environment("PATH"), std::env::var("PATH").ok());
-        assert_eq!(own.environment("PAT"), None);
+        assert_eq!(own.environment("PATH").unwrap(), std::env::var("PATH").ok());
+        assert_eq!(own.environment("PAT").unwrap(), None);
         assert!(all().unwrap().iter().any(|process| process.program == own.program));
     }
 

@@ -9,7 +9,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -76,6 +76,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
     let reports = Reports::create(&fifo)?;
     let mut command = Command::new(plan.keeper);
     command
+        .arg0("actiond")
         .arg("keeper")
         .arg("--report")
         .arg(&fifo)
@@ -124,7 +125,21 @@ pub(crate) async fn go(mut stdin: Sender, input: &[u8]) {
 }
 
 impl Leader {
-    fn new(child: Child, plan: &Plan<'_>) -> io::Result<Self> {
+    fn new(mut child: Child, plan: &Plan<'_>) -> io::Result<Self> {
+        match Self::watch(&child, plan) {
+            Ok((exit, program, search)) => {
+                Ok(Self { child: Some(child), exit, program, search, is_reaped: false })
+            }
+            Err(error) => {
+                // It waits at its gate, so it dies at once, and must not stay a zombie.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn watch(child: &Child, plan: &Plan<'_>) -> io::Result<(AsyncFd<OwnedFd>, Program, Search)> {
         let pid = proc::pid(child.id()).ok_or_else(|| io::Error::other("the program has no pid"))?;
         // Not reaped yet, so the pid is this child's, and it has a line in /proc even if it has ended.
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
@@ -141,7 +156,7 @@ impl Leader {
             reason = "sound for an owned descriptor, which nothing closes before the AsyncFd does"
         )]
         let exit = AsyncFd::with_interest(handle, Interest::READABLE)?;
-        Ok(Self { child: Some(child), exit, program, search, is_reaped: false })
+        Ok((exit, program, search))
     }
 
     /// Resolves when the program has ended; it stays a zombie. Can be dropped and called again.

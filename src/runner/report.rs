@@ -18,6 +18,8 @@ use crate::action::JsonText;
 
 /// Longest line.
 const LINE_BYTES_MAX: usize = 1 << 20;
+/// Taken at once: see `output`.
+const READ_BYTES: usize = 8 << 10;
 /// Longest message that is kept of a line.
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// Deepest nesting of a checkpoint or result: what every JSON reader can still read.
@@ -51,7 +53,7 @@ impl Reports {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         let pipe = OpenOptions::new().read_write(true).open_receiver(path)?;
-        Ok(Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: vec![0; 16 << 10] })
+        Ok(Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: vec![0; READ_BYTES] })
     }
 
     /// Waits until there is something to take. Nothing is lost if it is dropped.
@@ -182,6 +184,10 @@ fn object(raw: &RawValue) -> Result<JsonText, &'static str> {
         }
         compact.push(letter);
     }
+    // JSON by its grammar, but no reader could hold it: half a surrogate pair, a number beyond every double.
+    if serde_json::from_str::<serde_json::Value>(&compact).is_err() {
+        return Err("holds a value that JSON allows but nothing can hold");
+    }
     Ok(JsonText::from_checked(compact))
 }
 
@@ -241,6 +247,8 @@ mod tests {
             "{\"result\": 3}",
             "\u{0}",
             "{\"result\": {}",
+            r#"{"result": {"a": "\ud800"}}"#,
+            r#"{"checkpoint": {"a": 1e999}}"#,
             &deep,
         ] {
             let reports = said(line);

@@ -18,6 +18,9 @@ use crate::action::{ActionId, Program};
 /// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two looks for which the host is short of something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+
 /// What to look for.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
@@ -30,8 +33,21 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// All that is alive, each with its action. This process itself never belongs to it.
+    /// All that is alive, each with its action. This process itself never belongs to it. While the host is short
+    /// of what looking takes, it waits: an action whose processes cannot be looked for would have to be held.
     pub(crate) fn find(&self) -> io::Result<Vec<(ActionId, Process)>> {
+        let until = Instant::now() + proc::SHORTAGE_MAX;
+        loop {
+            match self.look() {
+                Err(error) if proc::is_shortage(&error) && Instant::now() < until => {
+                    std::thread::sleep(SHORTAGE_PAUSE);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    fn look(&self) -> io::Result<Vec<(ActionId, Process)>> {
         let all = proc::all()?;
         let own = std::process::id();
         let by_pid: HashMap<u32, &Process> =
@@ -41,7 +57,7 @@ impl Search {
             let pid = process.program.pid;
             if pid != own
                 && process.program.start_ticks >= self.since_ticks
-                && let Some(id) = self.owner_by_itself(process, &by_pid)
+                && let Some(id) = self.owner_by_itself(process, &by_pid)?
             {
                 owners.insert(pid, id);
             }
@@ -65,7 +81,11 @@ impl Search {
             .collect())
     }
 
-    fn owner_by_itself(&self, process: &Process, by_pid: &HashMap<u32, &Process>) -> Option<ActionId> {
+    fn owner_by_itself(
+        &self,
+        process: &Process,
+        by_pid: &HashMap<u32, &Process>,
+    ) -> io::Result<Option<ActionId>> {
         let of_program = self.known.iter().find(|(_, program)| {
             // A session keeps its number from being reused as a pid: if the pid is another process by now, the
             // session is another one too.
@@ -75,11 +95,11 @@ impl Search {
                     && by_pid.get(&program.pid).is_none_or(|leader| leader.program == *program)
         });
         if let Some((id, _)) = of_program {
-            return Some(*id);
+            return Ok(Some(*id));
         }
-        let mark = process.environment(MARK)?;
+        let Some(mark) = process.environment(MARK)? else { return Ok(None) };
         let is_ours = mark == self.mark || self.mark.ends_with('/') && mark.starts_with(&self.mark);
-        if is_ours { mark.split('/').nth(1)?.parse().ok() } else { None }
+        Ok(mark.split('/').nth(1).filter(|_| is_ours).and_then(|id| id.parse().ok()))
     }
 
     /// Ends all that is found: SIGTERM, after `patience` SIGKILL, until nothing is left. Returns what could

@@ -342,25 +342,6 @@ fn result_beyond_the_limit_is_left_out_and_the_message_says_so() {
 }
 
 #[test]
-fn checkpoint_beyond_the_limit_ends_the_attempt_with_a_message() {
-    let home = Home::new();
-    let script = home.script(
-        "program",
-        "read -r action\nprintf '{\"checkpoint\": {\"a\":\"%s\"}}\\n' \"$(head -c 93 /dev/zero | tr '\\0' x)\" >&3\n\
-         exec sleep 1000",
-    );
-    let limits = "[limits]\nresult_bytes_max = \"100B\"\n";
-    let settings = "retry = { attempts = 3 }\nrecovery = \"resume\"";
-    let home = home.with_tables(&format!("{limits}{}{NOOP}", exec("deploy", &script, settings)));
-    let daemon = Daemon::start(&home);
-    let id = daemon.accepted(&spec("deploy", 1));
-    let action = daemon.finished(id);
-    assert_eq!((state(&action), &action["attempt"]), ("failed", &json!(1)), "{action}");
-    let told = action["finished_message"].as_str().unwrap();
-    assert!(told.contains("checkpoint of 101 bytes") && told.contains("result_bytes_max"), "{told}");
-}
-
-#[test]
 fn low_disk_refuses_new_work_and_lets_the_accepted_finish() {
     let home = Home::new().with_tables(NOOP);
     let daemon = Daemon::start(&home);

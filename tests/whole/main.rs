@@ -22,6 +22,7 @@ mod life;
 mod limits;
 mod overlap;
 mod power;
+mod programs;
 mod readme;
 mod recovery;
 mod service;

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
@@ -16,6 +17,7 @@ use crate::action::{JsonText, Outcome, ProbeAnswer};
 use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::logs::Stream;
 use crate::runner::output::copy;
+use crate::runner::proc::{SHORTAGE_MAX, is_shortage};
 use crate::runner::program::{self, Leader, Plan, Started};
 use crate::runner::report::{Report, Reports};
 use crate::runner::tree::describe;
@@ -25,14 +27,17 @@ const TRY_AGAIN: i32 = 75;
 
 /// Reads of an ended program's reports: more than a pipe holds at its largest (1 MiB, pipe(7)), and an end even
 /// if a process that got away goes on writing.
-const REST_READS_MAX: u32 = 128;
+const REST_READS_MAX: u32 = 256;
+
+/// Between two tries of a start for which the host is short of something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a program's life ended.
 enum End {
     Exited(ExitStatus),
     Stopped(StopReason),
     /// What it said was not recorded: the daemon goes down, or it said too much.
-    NotRecorded(NotRecorded),
+    NotRecorded,
     /// Something of it is alive; with what.
     Alive(String),
 }
@@ -55,15 +60,11 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
         Ok(ended) => ended,
         Err(error) => {
             let message = format!("cannot start {path}: {error}");
-            return Outcome::Failed { message, result: None, retryable: false };
+            return Outcome::Failed { message, result: None, retryable: is_shortage(&error) };
         }
     };
     match end {
-        End::NotRecorded(NotRecorded::Stopping) | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
-        End::NotRecorded(fault @ NotRecorded::TooLong { .. }) => {
-            let message = format!("{name} was stopped: {fault}");
-            Outcome::Failed { message, result: None, retryable: false }
-        }
+        End::NotRecorded | End::Stopped(StopReason::Shutdown) => Outcome::Interrupted,
         End::Alive(what) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::Stopped(StopReason::Cancel) => Outcome::Cancelled { message: format!("{name} was stopped") },
         End::Stopped(StopReason::TimeOut) => {
@@ -106,7 +107,7 @@ pub(super) async fn probe(exec: &Exec, argv: &[String], attempt: &Attempt) -> Pr
 async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> io::Result<(End, Said)> {
     let action = &attempt.action;
     let input = input::json(action)?;
-    let Started { mut leader, stdin, stdout, stderr, reports, dir } = program::start(&Plan {
+    let plan = Plan {
         keeper: &exec.keeper,
         argv,
         env: &exec.env,
@@ -115,13 +116,17 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         id: action.id,
         attempt: action.status.attempt,
         mark: &attempt.mark,
-    })?;
-    if let Err(fault) = attempt.program_started(leader.program).await {
+    };
+    let Started { mut leader, stdin, stdout, stderr, reports, dir } = match start(&plan, attempt).await? {
+        Ok(started) => started,
+        Err(reason) => return Ok((End::Stopped(reason), Said::default())),
+    };
+    if attempt.program_started(leader.program).await.is_err() {
         // The gate closes: the program is never started.
         drop(stdin);
         leader.ended().await;
         let _ = leader.reap()?;
-        return Ok((End::NotRecorded(fault), Said::default()));
+        return Ok((End::NotRecorded, Said::default()));
     }
     let (over, ended) = watch::channel(false);
     let (cannot_record, not_recorded) = oneshot::channel();
@@ -145,6 +150,24 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     Ok((end, said))
 }
 
+/// Starts the program behind its gate. While the host is short of something that running programs give back when
+/// they end, it waits for that: an action does not fail because others run. Or the reason to stop meanwhile.
+async fn start(plan: &Plan<'_>, attempt: &Attempt) -> io::Result<Result<Started, StopReason>> {
+    let until = Instant::now() + SHORTAGE_MAX;
+    loop {
+        match program::start(plan) {
+            Err(error) if is_shortage(&error) && Instant::now() < until => {
+                tracing::debug!(action_id = plan.id.0, %error, "cannot start a program yet");
+            }
+            started => return started.map(Ok),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SHORTAGE_PAUSE) => {}
+            reason = attempt.stopped() => return Ok(Err(reason)),
+        }
+    }
+}
+
 /// Waits for the program's end, or ends it; returns when nothing of the attempt is alive, or cannot be ended.
 async fn live(
     exec: &Exec,
@@ -162,7 +185,7 @@ async fn live(
     let stopped = tokio::select! {
         biased;
         () = leader.ended() => None,
-        fault = lost => Some(End::NotRecorded(fault)),
+        _ = lost => Some(End::NotRecorded),
         reason = attempt.stopped() => Some(End::Stopped(reason)),
     };
     if stopped.is_none() {
@@ -209,6 +232,9 @@ async fn listen(
                         return said;
                     }
                 }
+                // A program that writes without a pause would keep this task here for good: its stop and its
+                // end are seen by the same task, and other attempts need the thread.
+                tokio::task::yield_now().await;
             }
             // The readiness is cleared by a take that found nothing: no busy loop.
             Ok(None) if !is_over => {}
@@ -233,7 +259,13 @@ async fn listen(
 async fn hear(report: Report, attempt: &Attempt, said: &mut Said) -> Result<(), NotRecorded> {
     match report {
         Report::Progress { percent, message } => attempt.progress(percent, &message),
-        Report::Checkpoint(checkpoint) => attempt.checkpoint(checkpoint).await?,
+        Report::Checkpoint(checkpoint) => match attempt.checkpoint(checkpoint).await {
+            Err(error @ NotRecorded::TooLarge { .. }) => {
+                let line = format!("a checkpoint is left out, the one before stands: {error}");
+                attempt.log.line(Stream::Daemon, line.as_bytes());
+            }
+            recorded => recorded?,
+        },
         Report::Result(result) => said.result = Some(result),
         Report::Message(message) => said.message = Some(message),
         Report::Fault(fault) => said.fault = Some(fault),

@@ -131,15 +131,14 @@ impl Handler for Exec {
         Box::pin(async move { carry::outcome(self, attempt).await })
     }
 
-    fn probe<'a>(&'a self, action: &'a Action) -> BoxFuture<'a, ProbeAnswer> {
+    fn probe<'a>(&'a self, action: &'a Action, mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {
         Box::pin(async move {
             let Some(argv) = &self.probe else { return ProbeAnswer::Unknown };
             let (stop, stopped) = watch::channel(None);
-            // The mark is not the store's: a probe changes nothing, and ends by its own time bound.
             let attempt = Attempt::new(
                 Arc::new(action.clone()),
                 LogWriter::nowhere(),
-                format!("probe/{}/{}", action.id, action.status.attempt),
+                mark.to_owned(),
                 Arc::new(Nobody),
                 stopped,
             );
