@@ -36,7 +36,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 enum End {
     Exited(ExitStatus),
     Stopped(StopReason),
-    /// What it said was not recorded: the daemon goes down, or it said too much.
+    /// What it said was not recorded: the daemon goes down.
     NotRecorded,
     /// Something of it is alive; with what.
     Alive(String),
