@@ -19,7 +19,8 @@ pub struct Status {
     pub due_at: Option<Timestamp>,
     /// Counts every claim and never repeats.
     pub attempt: u32,
-    /// Counts against the retry policy; interruptions do not raise it.
+    /// Tries that ended by themselves: succeeded, failed or ran out of time. Counts against `retry.attempts`.
+    /// One that was interrupted or cancelled does not.
     pub tries_used: u32,
     /// How often an attempt of this action took the daemon down.
     pub deaths: u32,

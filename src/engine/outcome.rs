@@ -15,6 +15,7 @@ use crate::action::{
     ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, State,
     Status, Timestamp, backoff_ms,
 };
+use crate::crash_point::crash_point;
 use crate::handlers::NotRecorded;
 use crate::store::StoreError;
 
@@ -103,6 +104,7 @@ impl Core {
                     return Ok(());
                 };
                 self.ended(now, action, outcome)?;
+                crash_point("outcome_staged");
             }
             Said::Program(program, reply) => {
                 let noted = match owner {
@@ -159,7 +161,10 @@ impl Core {
                     status.reason = excerpt(&reason);
                 })?;
             }
-            Next::Succeed => drop(self.finish(now, action, Event::Succeed, &message, result)?),
+            Next::Succeed => {
+                action.status.tries_used += 1;
+                self.finish(now, action, Event::Succeed, &message, result)?;
+            }
             Next::Fail | Next::TimeOut => {
                 let event = if next == Next::Fail { Event::Fail } else { Event::TimeOut };
                 action.status.tries_used += 1;

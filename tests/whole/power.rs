@@ -191,7 +191,7 @@ fn cut_power(cuts: usize, seed: u64) {
     let program = home
         .script("program", "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"");
     let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
-    let home = home.configure(&format!("{SMALL_STORE}disk_reserve_bytes = 1048576\n"), &tables);
+    let home = home.configure(SMALL_STORE, &tables);
     let mut random = fastrand::Rng::with_seed(seed);
     let told = Mutex::new(Told::default());
     let (mut checkpoints, mut snapshots, mut rebuilds) = (0, 0, 0);

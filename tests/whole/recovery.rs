@@ -227,7 +227,7 @@ fn draining_daemon_lets_a_short_program_end_and_starts_no_other() {
     home.await_lines("began", 1);
     let second = daemon.accepted(&spec("deploy", 1));
     daemon.signal(rustix::process::Signal::TERM);
-    until("the drain", || home.log().contains("drain").then_some(()));
+    until("the drain", || home.log().contains("stopping: nothing more is started").then_some(()));
     fs::write(home.path("go"), "").expect("a go");
     assert_eq!(code(daemon.ended()), 0);
     assert_eq!(home.lines("began").len(), 1);
