@@ -276,7 +276,9 @@ fn promise_holds_at_every_named_crash_point() {
                 loop {
                     let next = waiting.lock().expect("no other failed").pop();
                     let Some((name, pass)) = next else { break };
+                    let since = std::time::Instant::now();
                     crash_at(&name, pass);
+                    println!("{name}:{pass} {:?}", since.elapsed());
                 }
             });
         }
@@ -298,10 +300,10 @@ fn crash_at(name: &str, pass: u64) {
     );
     let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
     let home = home.configure(SMALL_STORE, &tables);
-    let padding = "x".repeat(4_000);
-    let lines: Vec<String> = (0..1_000)
+    let padding = "x".repeat(20_000);
+    let lines: Vec<String> = (0..200)
         .map(|number: u64| {
-            let kind = if number % 50 == 7 { "deploy" } else { "restart" };
+            let kind = if number % 20 == 7 { "deploy" } else { "restart" };
             let line = with(spec(kind, number % 20), "metadata", json!({"padding": padding}));
             with(line, "idempotency_key", format!("n{number}")).to_string()
         })
