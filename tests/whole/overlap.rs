@@ -69,10 +69,10 @@ fn two_actions_on_one_resource_never_overlap_whatever_is_killed() {
             with(spec("restart", random.u64(1..=100)), "idempotency_key", format!("n{number}")).to_string()
         })
         .collect();
-    let run = run_with_kills(&home, &lines, 20, 5, 11);
+    let run = run_with_kills(&home, &lines, 20, 10, 11);
 
     assert_eq!(home.lines("violations"), [""; 0]);
-    assert_eq!((run.kills.all, run.kills.of_nothing), (20, 0), "a kill that hits nothing shows nothing");
+    assert_eq!(run.kills.hits(), 20, "a kill that hits nothing shows nothing: {:?}", run.kills);
     let outlived = home.lines("stayed").len();
     println!("{outlived} programs stayed for a while, so as to outlive a killed daemon");
     assert!(run.kills.of_running >= 15, "too few kills hit a running program: {:?}", run.kills);

@@ -127,6 +127,12 @@ pub struct Kills {
     pub attempts: u64,
 }
 
+impl Kills {
+    pub fn hits(&self) -> usize {
+        self.all - self.of_nothing
+    }
+}
+
 /// Sends all lines (each with an idempotency key) and lets them run to their end, with `kills` times `kill -9` at
 /// random moments: half of them while lines are acknowledged, half while what is left runs.
 ///
@@ -138,17 +144,20 @@ pub fn run_with_kills(home: &Home, lines: &[String], kills: usize, look: usize, 
     let mut daemon = Daemon::start(home);
     let mut hits = Kills::default();
     for kills_left in (1..=kills / 2).rev() {
-        // This kill's share of the lines, killed at a random one of its answers.
-        let open = ids.iter().filter(|id| id.is_none()).count();
-        let share = (open / kills_left).max(1);
-        let is_cut = send(&daemon, lines, &mut ids, share, Some(random.usize(1..=share))) > 0;
+        // All that is left is sent; killed at a random answer of this kill's share.
+        let known = ids.iter().flatten().count();
+        let share = ((lines.len() / 2).saturating_sub(known) / kills_left).max(1);
+        let is_cut = send(&daemon, lines, &mut ids, Some(random.usize(1..=share))) > 0;
         daemon = kill(daemon, is_cut, 0, look, &mut hits, &mut finals);
     }
+    // The other half waits until all of it is acknowledged, so that there is enough to kill.
+    daemon.pause_queue("default", true);
     while ids.contains(&None) {
-        send(&daemon, lines, &mut ids, lines.len(), None);
+        send(&daemon, lines, &mut ids, None);
     }
     // What is left is shared out over the kills that are left, so that none comes too late.
     let mut left = daemon.unfinished();
+    daemon.pause_queue("default", false);
     for kills_left in (1..=kills - kills / 2).rev() {
         let share = left / kills_left as u64;
         let below = left.saturating_sub(random.u64(0..=share)).max(1);
@@ -194,16 +203,10 @@ fn kill<'a>(
     daemon
 }
 
-/// Sends the first `count` lines that have no answer yet; `kill -9` in the middle of the stream, at the answer of
+/// Sends the lines that have no answer yet; `kill -9` in the middle of the stream, at the answer of
 /// that number. Answers that were already on their way then count. How many lines have none.
-fn send(
-    daemon: &Daemon<'_>,
-    lines: &[String],
-    ids: &mut [Option<u64>],
-    count: usize,
-    kill_at: Option<usize>,
-) -> usize {
-    let open: Vec<usize> = (0..lines.len()).filter(|at| ids[*at].is_none()).take(count).collect();
+fn send(daemon: &Daemon<'_>, lines: &[String], ids: &mut [Option<u64>], kill_at: Option<usize>) -> usize {
+    let open: Vec<usize> = (0..lines.len()).filter(|at| ids[*at].is_none()).collect();
     let texts: Vec<String> = open.iter().map(|at| lines[*at].clone()).collect();
     let mut answers = 0;
     stream(daemon.home, &texts, |answer| {
