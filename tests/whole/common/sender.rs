@@ -143,14 +143,18 @@ pub fn run_with_kills(home: &Home, lines: &[String], kills: usize, look: usize, 
     let mut finals = BTreeMap::new();
     let mut daemon = Daemon::start(home);
     let mut hits = Kills::default();
+    let early = lines.len() * 3 / 4;
     for kills_left in (1..=kills / 2).rev() {
-        // All that is left is sent; killed at a random answer of this kill's share.
-        let known = ids.iter().flatten().count();
-        let share = ((lines.len() / 2).saturating_sub(known) / kills_left).max(1);
-        let is_cut = send(&daemon, lines, &mut ids, Some(random.usize(1..=share))) > 0;
+        // All that is left of this part is sent; killed at a random answer of this kill's share.
+        let open = ids[..early].iter().filter(|id| id.is_none()).count();
+        if open == 0 {
+            break;
+        }
+        let share = (open / kills_left).clamp(1, 50);
+        let is_cut = send(&daemon, &lines[..early], &mut ids[..early], Some(random.usize(1..=share))) > 0;
         daemon = kill(daemon, is_cut, 0, look, &mut hits, &mut finals);
     }
-    // The other half waits until all of it is acknowledged, so that there is enough to kill.
+    // The rest waits until all of it is acknowledged, so that there is enough to kill.
     daemon.pause_queue("default", true);
     while ids.contains(&None) {
         send(&daemon, lines, &mut ids, None);
@@ -158,7 +162,7 @@ pub fn run_with_kills(home: &Home, lines: &[String], kills: usize, look: usize, 
     // What is left is shared out over the kills that are left, so that none comes too late.
     let mut left = daemon.unfinished();
     daemon.pause_queue("default", false);
-    for kills_left in (1..=kills - kills / 2).rev() {
+    for kills_left in (1..=kills - hits.all).rev() {
         let share = left / kills_left as u64;
         let below = left.saturating_sub(random.u64(0..=share)).max(1);
         until("the work to go on", || {
