@@ -50,7 +50,9 @@ fn no_acknowledged_action_is_lost_or_ends_twice_whatever_the_moment_of_the_kill(
         "ledger",
         "echo \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"\nexec cat > /dev/null",
     );
-    let tables = format!("{}{NOOP}", exec("clear_caches", &ledger, "recovery = \"rerun\""));
+    // Two at a time, so that the work lasts as long as the kills.
+    let queue = "[[queue]]\nname = \"default\"\nconcurrency = 2\n";
+    let tables = format!("{queue}{}{NOOP}", exec("clear_caches", &ledger, "recovery = \"rerun\""));
     let home = home.configure(SMALL_STORE, &tables);
     let lines: Vec<String> = (1..)
         .zip(actions())
