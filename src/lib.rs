@@ -58,6 +58,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod crash_point;
 pub mod daemon;
 pub mod engine;
 pub mod handlers;

@@ -19,8 +19,8 @@ pub struct Status {
     pub due_at: Option<Timestamp>,
     /// Counts every claim and never repeats.
     pub attempt: u32,
-    /// Attempts that came to an end of their own, the successful one included: counts against the retry policy.
-    /// Interruptions and cancelled attempts do not raise it.
+    /// Tries that ended by themselves: succeeded, failed or ran out of time. Counts against `retry.attempts`.
+    /// One that was interrupted or cancelled does not.
     pub tries_used: u32,
     /// How often an attempt of this action took the daemon down.
     pub deaths: u32,

@@ -133,7 +133,7 @@ fn all_problems_are_told_with_key_line_and_bounds() {
     let all = problems(text);
     for part in [
         "line 2: [store] has no key \"dri\"; its keys are cache_bytes, dir",
-        "line 3: [store] segment_bytes: is 1KiB; it must lie from 1MiB to 1GiB",
+        "line 3: [store] segment_bytes: is 1KiB; it must lie from 256KiB to 1GiB",
         "line 5: [limits] running_max: is 0; it must lie from 1 to 4096",
         "line 6: [limits] wait_max: must be a string, not an integer",
         "line 7: there is no section or key \"stor\"",

@@ -23,6 +23,7 @@ use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
 use super::{Settings, Shared, unpoison, worker};
 use crate::action::{Action, ActionId, AttemptEnd, Claim, Event, State, Status, Timestamp};
+use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::handlers::{Handler, StopReason};
 use crate::runner::logs::Logs;
@@ -212,6 +213,7 @@ impl Core {
             self.scheduler.start_ready(&mut commands);
         }
         self.store.commit()?;
+        crash_point("turn_committed");
         self.show_status();
         for effect in std::mem::take(&mut self.after) {
             match effect {

@@ -15,6 +15,7 @@ use crate::action::{
     ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, State,
     Status, Timestamp, backoff_ms,
 };
+use crate::crash_point::crash_point;
 use crate::handlers::NotRecorded;
 use crate::store::StoreError;
 
@@ -103,6 +104,7 @@ impl Core {
                     return Ok(());
                 };
                 self.ended(now, action, outcome)?;
+                crash_point("outcome_staged");
             }
             Said::Program(program, reply) => {
                 let noted = match owner {

@@ -19,6 +19,7 @@ use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
 use super::{Engine, Settings, Shared, recovery, unpoison};
 use crate::action::{Action, ActionId, Claim, Program, Timestamp};
+use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
 use crate::store::{self, Loader, Store, StoreError};
@@ -138,7 +139,9 @@ impl Begin {
         survivors: &HashMap<ActionId, String>,
     ) -> Result<(JoinHandle<()>, oneshot::Receiver<StoreError>), StoreError> {
         let Self { mut core, inbox, interrupted, death } = self;
+        crash_point("recovery_leftovers_ended");
         core.recover(&interrupted, survivors, death)?;
+        crash_point("recovery_decided");
         core.commit_and_carry_out()?;
         let (failed, fatal) = oneshot::channel();
         let shared = Arc::clone(&core.shared);

@@ -25,6 +25,7 @@ use super::proc::{self, Process};
 use super::report::Reports;
 use super::tree::Search;
 use crate::action::{ActionId, Program};
+use crate::crash_point::crash_point;
 
 /// Where programs are looked up by those that a program starts: the same on every host and for every user.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -120,6 +121,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
 pub(crate) async fn go(mut stdin: Sender, input: &[u8]) {
     // An error means that the program has closed its input or ended; its end tells the rest.
     if stdin.write_all(&[GO]).await.is_ok() {
+        crash_point("program_released");
         let _ = stdin.write_all(input).await;
     }
 }

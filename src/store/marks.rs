@@ -16,12 +16,15 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
 
 use super::StoreError;
 
 const IDENTITY_FORMAT: u32 = 1;
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): a mount's number that is never given to another one. See statx(2).
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
@@ -73,6 +76,9 @@ impl Marks {
     }
 
     /// Has the directory to ourselves as long as the file is open.
+    ///
+    /// Waits a moment: the lock of a daemon that was killed while it started a program lasts until that new
+    /// process has closed its copies of the daemon's descriptors.
     pub fn lock(&self) -> Result<File, StoreError> {
         let path = self.dir.join("lock");
         let file = OpenOptions::new()
@@ -82,10 +88,18 @@ impl Marks {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: self.dir.clone() }),
-            Err(error) => Err(io_error("lock", &path)(error.into())),
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(StoreError::Locked { dir: self.dir.clone() });
+                }
+                Err(error) => return Err(io_error("lock", &path)(error.into())),
+            }
         }
     }
 

@@ -26,10 +26,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
+use crate::crash_point;
 
 mod checkpoint;
 mod codec;
-mod crash_point;
 pub mod disk;
 pub mod journal;
 mod ledger;

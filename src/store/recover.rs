@@ -46,6 +46,8 @@ pub(super) struct Recovery<'a> {
 
 /// The table cannot be used, with the reason; or nothing can.
 enum Trouble {
+    /// No checkpoint was ever finished in it, and no snapshot was ever made of it.
+    Young,
     Distrust(String),
     Store(StoreError),
 }
@@ -68,6 +70,16 @@ impl Recovery<'_> {
         match self.trust() {
             Ok(recovered) => Ok(recovered),
             Err(Trouble::Store(error)) => Err(error),
+            Err(Trouble::Young) => {
+                let recovered = self.rebuild()?;
+                // If the journal knows of a checkpoint, sled has lost it, or was killed in its first one.
+                if recovered.had_checkpoint {
+                    let reason = "it holds no checkpoint";
+                    tracing::warn!(reason, "table was not trusted and is rebuilt from the journal");
+                    self.reason = Some(reason.to_owned());
+                }
+                Ok(recovered)
+            }
             Err(Trouble::Distrust(reason)) => {
                 self.quarantine(&reason)?;
                 self.rebuild()
@@ -94,7 +106,15 @@ impl Recovery<'_> {
 
     fn trust(&mut self) -> Result<Recovered, Trouble> {
         let table = Table::open(&self.options.dir.join("table"), self.options.cache_bytes)?;
-        let meta = table.meta()?.ok_or_else(|| Trouble::Distrust("it holds no checkpoint".to_owned()))?;
+        let Some(meta) = table.meta()? else {
+            let dir = self.options.dir.join("snapshot");
+            let snapshots = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
+            return Err(if snapshots.is_empty() {
+                Trouble::Young
+            } else {
+                Trouble::Distrust("it holds no checkpoint".to_owned())
+            });
+        };
         if meta.store_id != self.store_id {
             return Err(Trouble::Distrust("it belongs to another store".to_owned()));
         }
@@ -210,6 +230,7 @@ impl Recovery<'_> {
         let finished = match self.load_all(&table, &generation, &ledger) {
             Ok(finished) => finished,
             Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::Young) => return Err(failed(TableError("it holds no checkpoint".to_owned()))),
             Err(Trouble::Distrust(why)) => return Err(failed(TableError(why))),
         };
         crash_point("rebuilt");

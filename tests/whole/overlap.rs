@@ -46,12 +46,20 @@ for one in $open; do
 done
 "#;
 
+/// One in a hundred stays long enough to outlive a killed daemon and to meet what the next one starts.
+const STAY: &str = r#"
+case $ACTIOND_ID in *37)
+    echo "$me" >> "$HOME_DIR/stayed"
+    sleep 2
+;; esac
+"#;
+
 const END: &str = "echo \"end $me\" >> \"$log\"\n";
 
 #[test]
 fn two_actions_on_one_resource_never_overlap_whatever_is_killed() {
     let home = Home::new();
-    let witness = home.script("witness", &format!("{WITNESS}{END}"));
+    let witness = home.script("witness", &format!("{WITNESS}{STAY}{END}"));
     let queue = "[[queue]]\nname = \"default\"\nconcurrency = 16\nlength_max = 20000\n";
     let handler = exec("restart", &witness, "recovery = \"rerun\"\nexclusive = true");
     let home = home.configure(SMALL_STORE, &format!("{queue}{handler}"));
@@ -61,10 +69,14 @@ fn two_actions_on_one_resource_never_overlap_whatever_is_killed() {
             with(spec("restart", random.u64(1..=100)), "idempotency_key", format!("n{number}")).to_string()
         })
         .collect();
-    let run = run_with_kills(&home, &lines, 20, 11);
+    let run = run_with_kills(&home, &lines, 20, 10, 11);
 
     assert_eq!(home.lines("violations"), [""; 0]);
-    let all = run.daemon.all_actions();
+    assert_eq!(run.kills.hits(), 20, "a kill that hits nothing shows nothing: {:?}", run.kills);
+    let outlived = home.lines("stayed").len();
+    println!("{outlived} programs stayed for a while, so as to outlive a killed daemon");
+    assert!(run.kills.of_running >= 15, "too few kills hit a running program: {:?}", run.kills);
+    let all = run.all;
     assert_eq!(all.len(), 10_000);
     let interrupted = all.iter().filter(|action| action["attempt"].as_u64() > Some(1)).count();
     assert!(interrupted > 0, "no kill hit a running action: the test shows nothing");

@@ -50,7 +50,9 @@ fn no_acknowledged_action_is_lost_or_ends_twice_whatever_the_moment_of_the_kill(
         "ledger",
         "echo \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"\nexec cat > /dev/null",
     );
-    let tables = format!("{}{NOOP}", exec("clear_caches", &ledger, "recovery = \"rerun\""));
+    // Two at a time, so that the work lasts as long as the kills.
+    let queue = "[[queue]]\nname = \"default\"\nconcurrency = 2\n";
+    let tables = format!("{queue}{}{NOOP}", exec("clear_caches", &ledger, "recovery = \"rerun\""));
     let home = home.configure(SMALL_STORE, &tables);
     let lines: Vec<String> = (1..)
         .zip(actions())
@@ -60,10 +62,12 @@ fn no_acknowledged_action_is_lost_or_ends_twice_whatever_the_moment_of_the_kill(
             spec.to_string()
         })
         .collect();
-    let run = run_with_kills(&home, &lines, 20, 2_026);
+    let run = run_with_kills(&home, &lines, 24, 1, 2_026);
 
     assert_eq!(run.ids.iter().collect::<BTreeSet<_>>().len(), 2_000, "each line became one action");
-    let all = run.daemon.all_actions();
+    assert!(run.kills.hits() >= 20, "a kill that hits nothing shows nothing: {:?}", run.kills);
+    assert!(run.kills.while_acknowledging > 0 && run.kills.of_running > 0, "{:?}", run.kills);
+    let all = run.all;
     assert_eq!(all.len(), 2_000, "no line became two actions");
     for action in &all {
         assert_eq!(state(action), "succeeded", "{action}");

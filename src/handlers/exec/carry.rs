@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Exec, input};
 use crate::action::{JsonText, Outcome, ProbeAnswer};
+use crate::crash_point::crash_point;
 use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::logs::Stream;
 use crate::runner::output::copy;
@@ -121,6 +122,7 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         Ok(started) => started,
         Err(reason) => return Ok((End::Stopped(reason), Said::default())),
     };
+    crash_point("program_spawned");
     if attempt.program_started(leader.program).await.is_err() {
         // The gate closes: the program is never started.
         drop(stdin);
@@ -128,6 +130,7 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         let _ = leader.reap()?;
         return Ok((End::NotRecorded, Said::default()));
     }
+    crash_point("program_recorded");
     let (over, ended) = watch::channel(false);
     let (cannot_record, not_recorded) = oneshot::channel();
     let feed = until(ended.clone(), program::go(stdin, &input));
@@ -146,6 +149,7 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
         end
     };
     let (end, said) = tokio::join!(life, talk);
+    crash_point("program_ended");
     drop(dir);
     Ok((end, said))
 }

@@ -32,6 +32,7 @@ use self::segment::{create_segment, failed};
 use self::spares::{Released, Spares};
 use super::StoreError;
 use super::disk::{Disk, DiskFile};
+use crate::crash_point::crash_point;
 
 mod extents;
 mod format;
@@ -244,8 +245,10 @@ impl Journal {
             let last = Full { segment: self.segment, bytes: self.current_bytes, last_group: self.last };
             self.older.push_back(last);
             (self.file, self.segment, self.current_bytes) = (file, site.segment, site.segment_bytes);
+            crash_point("journal_segment");
         }
         self.file.write_at(offset, bytes).map_err(failed("write", &path))?;
+        crash_point("journal_unsynced");
         self.file.sync().map_err(failed("sync", &path))?;
         if site.begins_segment {
             self.disk.sync_dir(&self.dir).map_err(failed("sync", &self.dir))?;

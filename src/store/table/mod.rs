@@ -32,6 +32,7 @@ mod write;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use pack::{Stored, unpack};
 use sha2::{Digest as _, Sha256};
@@ -45,6 +46,10 @@ const VALUE_BYTES_MAX: usize = 2048;
 const ENVELOPE: usize = 7;
 const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - ENVELOPE;
 const FORMAT: u8 = 1;
+/// How sled says that its file is locked: it has no error of its own for that.
+const LOCKED: &str = "could not acquire lock";
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// sled cannot be trusted any more: it failed, panicked, or gave back something else than was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,16 +149,29 @@ fn open_envelope(value: &[u8]) -> Result<Envelope<'_>, TableError> {
 
 impl Table {
     /// Opens the table in `dir`, or creates an empty one.
+    ///
+    /// sled locks its file by flock(2), which lasts as long as any copy of the descriptor: that of a process just
+    /// forked by a daemon that is dead by now, or of sled's own threads, which outlive the last handle a little. The
+    /// store's own lock keeps other daemons out, so a locked file is only waited for.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, TableError> {
-        guard(|| {
-            let tree = sled::Config::new()
-                .path(dir)
-                .cache_capacity(cache_bytes)
-                // Written and synced by checkpoints only: errors of sled's own flusher are merely logged.
-                .flush_every_ms(None)
-                .open()?;
-            Ok(Self { tree, dir: dir.to_owned() })
-        })
+        let begun = Instant::now();
+        loop {
+            let opened = guard(|| {
+                let tree = sled::Config::new()
+                    .path(dir)
+                    .cache_capacity(cache_bytes)
+                    // Written and synced by checkpoints only: errors of sled's own flusher are merely logged.
+                    .flush_every_ms(None)
+                    .open()?;
+                Ok(Self { tree, dir: dir.to_owned() })
+            });
+            match opened {
+                Err(TableError(why)) if why.contains(LOCKED) && begun.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Leaves everything written so far on disk.

@@ -8,13 +8,15 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-const POINTS: [&str; 24] = [
+const POINTS: [&str; 26] = [
     "create_journal",
     "create_identity",
     "open_running",
     "open_running_left",
     "open_started",
     "journal_write:7",
+    "journal_segment",
+    "journal_unsynced:9",
     "journal_synced:8",
     "checkpoint_begin:2",
     "checkpoint_batch",

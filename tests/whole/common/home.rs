@@ -8,10 +8,13 @@ use tempfile::TempDir;
 
 /// Store sizes at which segments, checkpoints and snapshots all happen within a second of load.
 pub const SMALL_STORE: &str = "\
-segment_bytes = 262144
-memory_bytes_max = 524288
-cache_bytes = 8388608
-snapshot_after_bytes = 524288
+segment_bytes = \"256KiB\"
+memory_bytes_max = \"1MiB\"
+cache_bytes = \"8MiB\"
+snapshot_after_bytes = \"1MiB\"
+disk_reserve_bytes = \"1MiB\"
+[limits]
+body_bytes_max = \"256KiB\"
 ";
 
 /// A directory that lives as long as the test.

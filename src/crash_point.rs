@@ -1,10 +1,11 @@
 //! Named points at which a test kills the daemon. Compiled to nothing without the feature `crash-points`.
 //!
 //! `ACTIOND_CRASH_AT=name` kills at the first pass of that point, `name:n` at the n-th, with SIGKILL, so
-//! that no destructor and no handler runs.
+//! that no destructor and no handler runs. Called by store, engine and handlers before and after each step that a crash
+//! could tear apart; `tests/whole/recovery.rs` finds the names in the sources and passes each.
 
 #[cfg(feature = "crash-points")]
-pub(super) fn crash_point(name: &str) {
+pub(crate) fn crash_point(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,4 +30,4 @@ pub(super) fn crash_point(name: &str) {
 
 #[cfg(not(feature = "crash-points"))]
 #[inline]
-pub(super) fn crash_point(_name: &str) {}
+pub(crate) fn crash_point(_name: &str) {}
