@@ -1,4 +1,5 @@
-//! The store's background thread: moves frozen generations into the table, writes snapshots, watches the disk.
+//! The store's background thread: rebuilds the table if a start could not use it, moves frozen generations into
+//! it, writes snapshots in slices between them, watches the disk.
 //!
 //! The engine's thread freezes a generation with the group that holds its `Checkpointed` record, so what the
 //! table must then hold is durable in the journal before sled is touched. The thread writes it in bounded
@@ -11,22 +12,25 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::StoreError;
+use super::base::Base;
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::memory::{Entry, Generation};
 use super::record::Meta;
 use super::shared::Shared;
-use super::snapshot::{self, SnapshotError};
+use super::rebuild::{self, Filled, Rebuild};
+use super::snapshot::{self, SnapshotError, Writing};
 use super::table::{KeyHash, Table, TableError, Writer};
 
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
+const SNAPSHOTS_KEPT: usize = 2;
 
 /// One checkpoint to be made.
 pub(super) struct Job {
@@ -50,6 +54,7 @@ pub(super) enum Done {
 
 /// The thread, seen by the store.
 pub(super) struct Checkpointer {
+    shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
     pub done: Receiver<Done>,
     thread: Option<JoinHandle<()>>,
@@ -60,12 +65,12 @@ impl Checkpointer {
         let (jobs, inbox) = channel();
         let (outbox, done) = channel();
         shared.look_at_disk();
-        let worker = Worker { shared, disk, snapshots, outbox, key_cursor: [0; 20] };
+        let worker = Worker { shared: Arc::clone(&shared), disk, snapshots, outbox, key_cursor: [0; 20], writing: None };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || worker.run(&inbox))
             .map_err(StoreError::thread)?;
-        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
+        Ok(Self { shared, jobs: Some(jobs), done, thread: Some(thread) })
     }
 
     /// Hands over one job; the one before must be done.
@@ -73,8 +78,9 @@ impl Checkpointer {
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(StoreError::Poisoned)
     }
 
-    /// Waits until everything handed over is done.
+    /// Gives up a rebuild and a snapshot, and waits until every checkpoint handed over is done.
     pub fn finish(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
         self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -96,26 +102,87 @@ struct Worker {
     snapshots: PathBuf,
     outbox: Sender<Done>,
     key_cursor: KeyHash,
+    /// A snapshot under way, and the last checkpoint, which it will be of.
+    writing: Option<(Writing, Meta)>,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
+        if let Ok(Base::Rebuild(rebuild)) = self.shared.base()
+            && !self.rebuild(&rebuild)
+        {
+            return;
+        }
         loop {
-            match inbox.recv_timeout(DISK_CHECK_EVERY) {
-                Ok(job) => {
-                    if self.carry_out(&job).is_err() {
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            let job = if self.writing.is_some() {
+                inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+            } else {
+                let waited = inbox.recv_timeout(DISK_CHECK_EVERY);
+                waited.map_err(|error| error == RecvTimeoutError::Disconnected)
+            };
+            let done = match job {
+                Ok(job) => self.carry_out(&job),
+                Err(false) => Ok(()),
+                Err(true) => break,
+            };
+            // A slice behind each checkpoint too: a busy store must come to the end of its snapshot.
+            if done.and_then(|()| self.slice()).is_err() {
+                return;
             }
             self.shared.look_at_disk();
+        }
+        self.abandon();
+    }
+
+    fn stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire) || self.shared.check().is_err()
+    }
+
+    /// Makes a new table and puts it in its place. False: it was told to stop, or the store has failed.
+    fn rebuild(&self, rebuild: &Rebuild) -> bool {
+        let begun = Instant::now();
+        let stop = || {
+            self.shared.look_at_disk();
+            #[cfg(test)]
+            while self.shared.rebuild_held.load(Ordering::Acquire) && !self.stopping() {
+                std::thread::yield_now();
+            }
+            self.stopping()
+        };
+        match rebuild::fill(rebuild, &stop) {
+            Ok(Filled::Whole(table)) => {
+                let replaced = self.shared.replace_base(Base::Table(table));
+                crash_point("rebuilt");
+                self.shared.health().rebuilding = None;
+                tracing::info!(
+                    actions = rebuild.index.len(),
+                    duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    "table rebuilt"
+                );
+                replaced.is_some()
+            }
+            Ok(Filled::Stopped) => false,
+            Err(error) => {
+                self.shared.poison(&error.to_string());
+                false
+            }
+        }
+    }
+
+    fn table(&self) -> Result<Arc<Table>, StoreError> {
+        match self.shared.base()? {
+            Base::Table(table) => Ok(table),
+            // It has ended before the first checkpoint.
+            Base::Rebuild(_) => Err(self.shared.poison("a checkpoint began while the table was rebuilt")),
         }
     }
 
     fn carry_out(&mut self, job: &Job) -> Result<(), StoreError> {
-        let table = self.shared.table()?;
+        let table = self.table()?;
+        if let Some((writing, _)) = &mut self.writing {
+            let taken_up = writing.take_up(&table, &job.generation);
+            self.survive(taken_up)?;
+        }
         let result = self.checkpoint(&table, job);
         self.shared.trust(result)?;
         {
@@ -126,7 +193,13 @@ impl Worker {
         self.shared.health().checkpoints += 1;
         // The store may be gone already; then nobody needs to know.
         let _ = self.outbox.send(Done::Checkpoint);
-        if job.snapshot { self.snapshot(&table, &job.meta) } else { Ok(()) }
+        if let Some((_, meta)) = &mut self.writing {
+            meta.clone_from(&job.meta);
+        } else if job.snapshot {
+            let writing = Writing::begin(&*self.disk, &self.snapshots, job.meta.group);
+            self.writing = self.survive(writing.map_err(SnapshotError::Io))?.map(|begun| (begun, job.meta.clone()));
+        }
+        Ok(())
     }
 
     fn checkpoint(&mut self, table: &Table, job: &Job) -> Result<(), TableError> {
@@ -161,34 +234,59 @@ impl Worker {
         Ok(())
     }
 
-    fn snapshot(&self, table: &Table, meta: &Meta) -> Result<(), StoreError> {
-        match snapshot::write(&*self.disk, &self.snapshots, table, meta) {
-            Ok(bytes) => {
-                let release = self.keep_two().unwrap_or_else(|error| {
-                    tracing::warn!(%error, "cannot remove old snapshots");
-                    0
-                });
-                self.shared.health().snapshots += 1;
-                let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
-                Ok(())
-            }
+    /// The next part of the snapshot under way, if one is.
+    fn slice(&mut self) -> Result<(), StoreError> {
+        let table = match &self.writing {
+            Some(_) => self.table()?,
+            None => return Ok(()),
+        };
+        let Some((writing, _)) = &mut self.writing else { return Ok(()) };
+        let sliced = writing.slice(&table);
+        if self.survive(sliced)? != Some(true) {
+            return Ok(());
+        }
+        let Some((writing, meta)) = self.writing.take() else { return Ok(()) };
+        let finished = writing.finish(&*self.disk, &self.snapshots, &meta);
+        if let Some(bytes) = self.survive(finished)? {
+            let release = self.keep_some().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot remove old snapshots");
+                0
+            });
+            self.shared.health().snapshots += 1;
+            let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
+        }
+        Ok(())
+    }
+
+    /// Without a snapshot if the disk said no, or is full: a later checkpoint tries again. A table that does not
+    /// hold what it should is the end.
+    fn survive<T>(&mut self, result: Result<T, SnapshotError>) -> Result<Option<T>, StoreError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
             Err(SnapshotError::Io(error)) => {
                 tracing::warn!(%error, "cannot write a snapshot");
-                Ok(())
+                self.abandon();
+                Ok(None)
             }
             Err(SnapshotError::Table(error)) => Err(self.shared.poison(&error.to_string())),
         }
     }
 
-    /// Removes all snapshots but the newest two; the group of the older one, if there are two.
+    fn abandon(&mut self) {
+        if let Some((writing, _)) = self.writing.take() {
+            writing.abandon(&*self.disk);
+        }
+    }
+
+    /// Removes all snapshots but the newest ones; the group of the oldest that is left.
     ///
-    /// The older one and the journal from it on stand in if the newest cannot be read one day.
-    fn keep_two(&self) -> std::io::Result<u64> {
+    /// The newest was read back before it got its name: the journal before it is needed no more.
+    fn keep_some(&self) -> std::io::Result<u64> {
         let groups = snapshot::list(&*self.disk, &self.snapshots)?;
-        for old in groups.iter().skip(2) {
+        for old in groups.iter().skip(SNAPSHOTS_KEPT) {
             self.disk.remove(&snapshot::path(&self.snapshots, *old))?;
         }
-        Ok(groups.get(1).copied().unwrap_or(0))
+        Ok(groups.get(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0))
     }
 }
 

@@ -11,7 +11,7 @@
 //! - `memory`: what changed since the last checkpoint, bounded in bytes.
 //! - `table`: sled as of the last checkpoint; never relied upon alone. `checkpoint` fills it.
 //! - `snapshot`: an export of the table from which, with the journal behind it, sled is rebuilt.
-//! - `open`, `recover`, `replay`: a start. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
+//! - `open`, `recover`, `replay`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
 //! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
 //!
 //! # Guarantees
@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
 
+mod base;
 mod checkpoint;
 mod codec;
 mod crash_point;
@@ -37,6 +38,7 @@ mod marks;
 mod memory;
 mod open;
 mod reader;
+mod rebuild;
 mod record;
 mod recover;
 mod replay;
@@ -166,9 +168,14 @@ impl Store {
     /// Opens the store in `options.dir`, or creates it there; every unfinished action goes to `loader`.
     ///
     /// Returns when the start is durable: what was replayed survives loss of power, and so does the new
-    /// incarnation. May take a while if sled must be rebuilt, see [`Health::last_rebuild_reason`].
+    /// incarnation. If sled must be rebuilt, that goes on behind it: see [`Health::rebuilding`].
     pub fn open(options: &Options, now: Timestamp, loader: &mut dyn Loader) -> Result<Opened, StoreError> {
-        let environment = open::Environment { disk: Arc::new(disk::RealDisk), machine: None };
+        let environment = open::Environment {
+            disk: Arc::new(disk::RealDisk),
+            machine: None,
+            #[cfg(test)]
+            rebuild_held: false,
+        };
         open::open(options, environment, now, loader)
     }
 }

@@ -18,13 +18,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
+use super::base::Base;
 use super::checkpoint::{Checkpointer, Done, Job};
 use super::crash_point::crash_point;
 use super::journal::{GroupNumber, Journal};
 use super::ledger::Ledger;
 use super::marks::Marks;
 use super::memory::{Entry, Generation, Live};
-use super::record::{Record, encode_body, encode_status, peek_status};
+use super::record::{Record, encode_body, encode_status};
 use super::replay::key_of;
 use super::retention::Retention;
 use super::shared::Shared;
@@ -51,6 +52,7 @@ pub struct Store {
     /// When the oldest change that is in no checkpoint was committed.
     pub(super) unsaved_since: Option<Instant>,
     pub(super) checkpoint_now: bool,
+    pub(super) closing: bool,
     pub(super) snapshot_group: u64,
     pub(super) snapshot_bytes: u64,
     pub(super) retention: Retention,
@@ -151,7 +153,7 @@ impl Store {
         let known = self.staged.keys.get(&hash).copied().or_else(|| self.shared.memory().key_use(&hash));
         let found = match known {
             Some(used) => Some(used),
-            None => self.shared.trust(self.shared.table()?.key_use(&hash))?,
+            None => self.shared.trust(self.shared.base()?.key_use(&hash)?)?,
         };
         Ok(found.map(|used| KeyUse { id: ActionId(used.id), digest: used.digest }))
     }
@@ -169,8 +171,20 @@ impl Store {
     }
 
     /// Checkpoints, closes sled, syncs it and leaves the clean mark.
+    ///
+    /// Bounded by what memory holds, whatever the table's size: a snapshot that is due or under way is left to
+    /// the next run, and so is a rebuild, without the clean mark then.
     pub fn close(mut self) -> Result<(), StoreError> {
+        self.closing = true;
         self.commit()?;
+        if self.shared.base()?.is_rebuilding() {
+            self.checkpointer.finish();
+            self.shared.check()?;
+            tracing::info!("the next start rebuilds the table anew");
+            drop(self.shared.take_base());
+            crash_point("close_rebuilding");
+            return Ok(());
+        }
         // A checkpoint may be under way; the last one comes after it.
         while self.shared.memory().frozen.is_some() {
             match self.checkpointer.done.recv() {
@@ -184,7 +198,7 @@ impl Store {
         }
         self.checkpointer.finish();
         self.shared.check()?;
-        if let Some(table) = self.shared.take_table() {
+        if let Some(Base::Table(table)) = self.shared.take_base() {
             let closed = close_table(table);
             self.shared.trust(closed)?;
         }
@@ -222,9 +236,7 @@ impl Store {
         if let Some(seen) = self.seen.borrow().get(&id) {
             return Ok(Some(*seen));
         }
-        let stored = self.shared.trust(self.shared.table()?.get(id))?;
-        let peeked = stored.map(|stored| peek_status(&stored.status)).transpose();
-        self.shared.trust(peeked.map_err(TableError::from))
+        self.shared.read(|base| base.version(id))
     }
 
     fn misuse(&self, detail: String) -> StoreError {
@@ -279,7 +291,7 @@ impl Store {
             generation,
             meta: self.ledger.to_meta(group.0),
             keys_since: self.now.0.saturating_sub(key_age),
-            snapshot: since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
+            snapshot: !self.closing && since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
         })
     }
 

@@ -8,6 +8,7 @@ mod damage;
 mod kill;
 mod model;
 mod power;
+mod rebuild;
 mod scenarios;
 
 use std::path::Path;
@@ -39,6 +40,7 @@ struct Bench {
     dir: tempfile::TempDir,
     options: Options,
     boot: u32,
+    rebuild_held: bool,
 }
 
 impl Bench {
@@ -55,7 +57,7 @@ impl Bench {
             retention_count: 1_000_000,
             key_age_ms: 10_000_000,
         };
-        Self { dir, options, boot: 1 }
+        Self { dir, options, boot: 1, rebuild_held: false }
     }
 
     fn open(&self) -> Result<(Opened, Vec<Action>), StoreError> {
@@ -65,7 +67,7 @@ impl Bench {
     fn open_on(&self, disk: Arc<dyn disk::Disk>) -> Result<(Opened, Vec<Action>), StoreError> {
         let mut loaded = Loaded::default();
         let machine = Machine { boot_id: format!("boot {}", self.boot), mount: "here".to_owned() };
-        let environment = Environment { disk, machine: Some(machine) };
+        let environment = Environment { disk, machine: Some(machine), rebuild_held: self.rebuild_held };
         let opened = open(&self.options, environment, Timestamp(1_000), &mut loaded)?;
         Ok((opened, loaded.0))
     }
