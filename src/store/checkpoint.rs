@@ -9,6 +9,7 @@
 //!
 //! What concerns the journal goes back to its owner as [`Done`], taken up at the next commit.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,10 +21,12 @@ use super::StoreError;
 use super::base::Base;
 use super::crash_point::crash_point;
 use super::disk::Disk;
+use super::growth::Refill;
 use super::memory::{Entry, Generation};
+use super::open::remove_tree;
+use super::rebuild::{self, Filled, Rebuild};
 use super::record::Meta;
 use super::shared::Shared;
-use super::rebuild::{self, Filled, Rebuild};
 use super::snapshot::{self, SnapshotError, Writing};
 use super::table::{KeyHash, Table, TableError, Writer};
 
@@ -31,6 +34,8 @@ const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
 const SNAPSHOTS_KEPT: usize = 2;
+/// What a checkpoint may add to sled's file, for each byte of it.
+const SLED_FACTOR: u64 = 3;
 
 /// One checkpoint to be made.
 pub(super) struct Job {
@@ -39,6 +44,8 @@ pub(super) struct Job {
     /// Keys accepted before this instant are forgotten.
     pub keys_since: i64,
     pub snapshot: bool,
+    /// About what that will take.
+    pub snapshot_bytes: u64,
 }
 
 /// What the owner of the journal must know.
@@ -61,11 +68,26 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub fn start(shared: Arc<Shared>, disk: Arc<dyn Disk>, snapshots: PathBuf) -> Result<Self, StoreError> {
+    pub fn start(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        snapshots: PathBuf,
+        cache_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let (jobs, inbox) = channel();
         let (outbox, done) = channel();
         shared.look_at_disk();
-        let worker = Worker { shared: Arc::clone(&shared), disk, snapshots, outbox, key_cursor: [0; 20], writing: None };
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            disk,
+            snapshots,
+            outbox,
+            key_cursor: [0; 20],
+            writing: None,
+            refill: None,
+            meta: Meta::default(),
+            cache_bytes,
+        };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || worker.run(&inbox))
@@ -96,14 +118,19 @@ impl Drop for Checkpointer {
     }
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cache_bytes: u64,
     disk: Arc<dyn Disk>,
     snapshots: PathBuf,
     outbox: Sender<Done>,
     key_cursor: KeyHash,
-    /// A snapshot under way, and the last checkpoint, which it will be of.
-    writing: Option<(Writing, Meta)>,
+    /// A snapshot under way.
+    writing: Option<Writing>,
+    /// A new sled under way: not beside a snapshot.
+    pub(super) refill: Option<Refill>,
+    /// The last checkpoint of this run.
+    meta: Meta,
 }
 
 impl Worker {
@@ -114,13 +141,15 @@ impl Worker {
             return;
         }
         loop {
-            let job = if self.writing.is_some() {
+            let job = if self.writing.is_some() || self.refill.is_some() {
                 inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
             } else {
                 let waited = inbox.recv_timeout(DISK_CHECK_EVERY);
                 waited.map_err(|error| error == RecvTimeoutError::Disconnected)
             };
             let done = match job {
+                // A full disk is waited out, not taken for a failure of the table.
+                Ok(job) if !self.wait_for_room(job.generation.bytes() * SLED_FACTOR) => break,
                 Ok(job) => self.carry_out(&job),
                 Err(false) => Ok(()),
                 Err(true) => break,
@@ -129,44 +158,86 @@ impl Worker {
             if done.and_then(|()| self.slice()).is_err() {
                 return;
             }
-            self.shared.look_at_disk();
+            self.look_at_disk();
         }
         self.abandon();
+        self.give_up_refill("the store is closed");
     }
 
-    fn stopping(&self) -> bool {
+    fn look_at_disk(&self) {
+        self.shared.look_at_disk();
+        self.shared.ballast.look(self.shared.disk_free_bytes.load(Ordering::Relaxed));
+    }
+
+    pub(super) fn stopping(&self) -> bool {
         self.shared.stopping.load(Ordering::Acquire) || self.shared.check().is_err()
     }
 
     /// Makes a new table and puts it in its place. False: it was told to stop, or the store has failed.
+    ///
+    /// Without room on the disk it waits: everything can be read by place until then.
     fn rebuild(&self, rebuild: &Rebuild) -> bool {
         let begun = Instant::now();
-        let stop = || {
-            self.shared.look_at_disk();
-            #[cfg(test)]
-            while self.shared.rebuild_held.load(Ordering::Acquire) && !self.stopping() {
-                std::thread::yield_now();
-            }
-            self.stopping()
-        };
-        match rebuild::fill(rebuild, &stop) {
-            Ok(Filled::Whole(table)) => {
-                let replaced = self.shared.replace_base(Base::Table(table));
-                crash_point("rebuilt");
-                self.shared.health().rebuilding = None;
-                tracing::info!(
-                    actions = rebuild.index.len(),
-                    duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "table rebuilt"
-                );
-                replaced.is_some()
-            }
-            Ok(Filled::Stopped) => false,
-            Err(error) => {
-                self.shared.poison(&error.to_string());
-                false
+        loop {
+            let no_room = Cell::new(false);
+            let stop = || {
+                self.look_at_disk();
+                #[cfg(test)]
+                while self.shared.rebuild_held.load(Ordering::Acquire) && !self.stopping() {
+                    std::thread::yield_now();
+                }
+                no_room.set(!self.shared.has_room_for(0));
+                self.stopping() || no_room.get()
+            };
+            match rebuild::fill(rebuild, &stop) {
+                Ok(Filled::Whole(table)) => {
+                    let replaced = self.shared.replace_base(Base::Table(table));
+                    crash_point("rebuilt");
+                    self.shared.health().rebuilding = None;
+                    tracing::info!(
+                        actions = rebuild.index.len(),
+                        duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        "table rebuilt"
+                    );
+                    return replaced.is_some();
+                }
+                Ok(Filled::Stopped) if !no_room.get() => return false,
+                Err(error) if self.shared.has_room_for(0) => {
+                    self.shared.poison(&error.to_string());
+                    return false;
+                }
+                Ok(Filled::Stopped) | Err(_) => {
+                    tracing::warn!("disk is too full to rebuild the table");
+                    let aside = self.shared.dir.join("quarantine");
+                    // The last table is of use to whoever looks into it, but not for that.
+                    let freed = rebuild.begin_again().and_then(|()| remove_tree(&aside));
+                    if let Err(error) = freed {
+                        tracing::warn!(%error, "cannot free what a rebuild took");
+                    }
+                    if !self.wait_for_room(0) {
+                        return false;
+                    }
+                }
             }
         }
+    }
+
+    /// Until so many bytes can be written. False: it was told to stop.
+    fn wait_for_room(&self, bytes: u64) -> bool {
+        self.look_at_disk();
+        let mut told = false;
+        while !self.shared.has_room_for(bytes) {
+            if self.stopping() {
+                return false;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(bytes, "disk is full: checkpoints wait, the journal goes on");
+            }
+            // Nobody tells when there is room again.
+            std::thread::sleep(DISK_CHECK_EVERY);
+            self.look_at_disk();
+        }
+        true
     }
 
     fn table(&self) -> Result<Arc<Table>, StoreError> {
@@ -179,10 +250,11 @@ impl Worker {
 
     fn carry_out(&mut self, job: &Job) -> Result<(), StoreError> {
         let table = self.table()?;
-        if let Some((writing, _)) = &mut self.writing {
+        if let Some(writing) = &mut self.writing {
             let taken_up = writing.take_up(&table, &job.generation);
             self.survive(taken_up)?;
         }
+        self.refill_take_up(&job.generation);
         let result = self.checkpoint(&table, job);
         self.shared.trust(result)?;
         {
@@ -191,13 +263,16 @@ impl Worker {
             self.shared.memory_bytes.store(memory.bytes(), Ordering::Relaxed);
         }
         self.shared.health().checkpoints += 1;
+        self.meta.clone_from(&job.meta);
         // The store may be gone already; then nobody needs to know.
         let _ = self.outbox.send(Done::Checkpoint);
-        if let Some((_, meta)) = &mut self.writing {
-            meta.clone_from(&job.meta);
-        } else if job.snapshot {
+        if self.writing.is_none()
+            && job.snapshot
+            && self.refill.is_none()
+            && self.shared.has_room_for(job.snapshot_bytes)
+        {
             let writing = Writing::begin(&*self.disk, &self.snapshots, job.meta.group);
-            self.writing = self.survive(writing.map_err(SnapshotError::Io))?.map(|begun| (begun, job.meta.clone()));
+            self.writing = self.survive(writing.map_err(SnapshotError::Io))?;
         }
         Ok(())
     }
@@ -236,16 +311,24 @@ impl Worker {
 
     /// The next part of the snapshot under way, if one is.
     fn slice(&mut self) -> Result<(), StoreError> {
-        let table = match &self.writing {
-            Some(_) => self.table()?,
-            None => return Ok(()),
-        };
-        let Some((writing, _)) = &mut self.writing else { return Ok(()) };
+        if self.refill.is_some() {
+            let (table, meta) = (self.table()?, self.meta.clone());
+            return self.refill_slice(&table, &meta);
+        }
+        if self.writing.is_none() {
+            return Ok(());
+        }
+        let table = self.table()?;
+        if self.stopping() || !self.shared.has_room_for(0) {
+            self.abandon();
+        }
+        let Some(writing) = &mut self.writing else { return Ok(()) };
         let sliced = writing.slice(&table);
         if self.survive(sliced)? != Some(true) {
             return Ok(());
         }
-        let Some((writing, meta)) = self.writing.take() else { return Ok(()) };
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let meta = self.meta.clone();
         let finished = writing.finish(&*self.disk, &self.snapshots, &meta);
         if let Some(bytes) = self.survive(finished)? {
             let release = self.keep_some().unwrap_or_else(|error| {
@@ -254,6 +337,7 @@ impl Worker {
             });
             self.shared.health().snapshots += 1;
             let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
+            return self.look_at_growth(bytes);
         }
         Ok(())
     }
@@ -273,7 +357,7 @@ impl Worker {
     }
 
     fn abandon(&mut self) {
-        if let Some((writing, _)) = self.writing.take() {
+        if let Some(writing) = self.writing.take() {
             writing.abandon(&*self.disk);
         }
     }

@@ -7,6 +7,8 @@
 //!  running         boot and mount under which sled was last opened
 //!  clean           sled was closed and synced; removed, durably, before it is opened
 //!  storage-error   the last run ended because a read, write or sync failed
+//!  table-in        which of the directories `table` and `table.2` is sled's, if one took the other's place, and
+//!                  how large it was then
 //! ```
 //!
 //! sled is trusted with `clean`, or with the same `running` as now: then only a process died, and the page
@@ -150,6 +152,18 @@ impl Marks {
 
     pub fn leave_clean(&self) -> Result<(), StoreError> {
         self.write("clean", "")
+    }
+
+    /// The directory that sled is in, and how large it was when it was made anew.
+    pub fn table_in(&self) -> Result<(&'static str, u64), StoreError> {
+        let text = self.read("table-in")?.unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let name = if words.next() == Some("table.2") { "table.2" } else { "table" };
+        Ok((name, words.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+    }
+
+    pub fn leave_table_in(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        self.write("table-in", &format!("{name} {bytes}\n"))
     }
 
     /// Best effort: the disk may be what failed.

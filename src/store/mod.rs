@@ -12,7 +12,7 @@
 //! - `table`: sled as of the last checkpoint; never relied upon alone. `checkpoint` fills it.
 //! - `snapshot`: an export of the table from which, with the journal behind it, sled is rebuilt.
 //! - `open`, `recover`, `replay`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
-//! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
+//! - `growth`: sled made anew when its file has grown. `ballast`: room on the disk that is kept back. `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
 //!
 //! # Guarantees
 //!
@@ -27,11 +27,13 @@ use std::sync::Arc;
 
 use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
 
+mod ballast;
 mod base;
 mod checkpoint;
 mod codec;
 mod crash_point;
 pub mod disk;
+mod growth;
 pub mod journal;
 mod ledger;
 mod marks;

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ballast::Ballast;
 use super::checkpoint::Checkpointer;
 use super::crash_point::crash_point;
 use super::disk::Disk;
@@ -63,11 +64,16 @@ pub(super) fn open(
     let marks = Marks::new(dir.clone());
     let lock = marks.lock()?;
     let machine = machine.map_or_else(|| Machine::current(dir), Ok)?;
+    Ballast::new(dir, options.segment_bytes, options.disk_reserve_bytes).make_room();
     let (store_id, is_new) = found_or_find(options, &marks, &disk)?;
     let snapshots = dir.join("snapshot");
     disk.create_dir(&snapshots).map_err(io_error("create", &snapshots))?;
     snapshot::remove_unfinished(&*disk, &snapshots).map_err(io_error("clear", &snapshots))?;
-    let mut recovery = Recovery { options, disk: Arc::clone(&disk), store_id, loader, reason: None };
+    let (table, _) = marks.table_in()?;
+    // Of the two directories the other is half a new table, or what is left of an old one.
+    remove_tree(&dir.join(if table == "table" { "table.2" } else { "table" }))?;
+    let table = dir.join(table);
+    let mut recovery = Recovery { options, disk: Arc::clone(&disk), table, store_id, loader, reason: None };
     let distrust = if is_new { None } else { marks.distrust(&machine)? };
     if let Some(reason) = &distrust {
         recovery.quarantine(reason)?;
@@ -79,8 +85,7 @@ pub(super) fn open(
     let recovered = if is_new || distrust.is_some() { recovery.rebuild()? } else { recovery.run()? };
     // Before the first checkpoint there was nothing in sled to lose.
     let rebuilt = recovery.reason.filter(|_| recovered.had_checkpoint);
-    let Recovered { base, mut journal, generation, mut ledger, finished, snapshot, has_meta, .. } =
-        recovered;
+    let Recovered { base, mut journal, generation, mut ledger, finished, snapshot, has_meta, .. } = recovered;
 
     ledger.incarnation += 1;
     let boot_id = machine.boot_id;
@@ -107,10 +112,10 @@ pub(super) fn open(
         "store opened"
     );
     let memory = super::memory::Memory { current: generation, frozen: None };
-    let shared = Arc::new(Shared::new(marks.clone(), dir.clone(), memory, base, ledger.next_id, health));
+    let shared = Arc::new(Shared::new(marks.clone(), options, memory, base, ledger.next_id, health));
     #[cfg(test)]
     shared.rebuild_held.store(rebuild_held, std::sync::atomic::Ordering::Release);
-    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots)?;
+    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots, options.cache_bytes)?;
     let opened =
         (ledger.incarnation, ledger.store_id.clone(), ledger.paused_queues.iter().cloned().collect());
     let (incarnation, store_id, paused_queues) = opened;

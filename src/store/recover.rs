@@ -40,6 +40,8 @@ pub(super) struct Recovered {
 pub(super) struct Recovery<'a> {
     pub options: &'a Options,
     pub disk: Arc<dyn Disk>,
+    /// sled's directory.
+    pub table: PathBuf,
     pub store_id: String,
     pub loader: &'a mut dyn Loader,
     /// Why sled was rebuilt, if it was.
@@ -80,7 +82,7 @@ impl Recovery<'_> {
     /// Moves sled's directory aside; only the last one is kept.
     pub fn quarantine(&mut self, reason: &str) -> Result<(), StoreError> {
         self.reason = Some(reason.to_owned());
-        let (table, aside) = (self.options.dir.join("table"), self.options.dir.join("quarantine"));
+        let (table, aside) = (self.table.clone(), self.options.dir.join("quarantine"));
         if table.exists() {
             tracing::warn!(reason, "table is not trusted and is rebuilt from snapshot and journal");
             remove_tree(&aside)?;
@@ -95,7 +97,7 @@ impl Recovery<'_> {
     }
 
     fn trust(&mut self) -> Result<Recovered, Trouble> {
-        let table = Table::open(&self.options.dir.join("table"), self.options.cache_bytes)?;
+        let table = Table::open(&self.table, self.options.cache_bytes)?;
         let meta = table.meta()?.ok_or_else(|| Trouble::Distrust("it holds no checkpoint".to_owned()))?;
         if meta.store_id != self.store_id {
             return Err(Trouble::Distrust("it belongs to another store".to_owned()));
@@ -169,7 +171,7 @@ impl Recovery<'_> {
             Ok(Ok(recovered)) => self.set_aside(&damaged).map(|()| recovered),
             Ok(Err(Unreadable { detail, .. })) => Err(StoreError::Io {
                 what: "rebuild",
-                path: self.options.dir.join("table"),
+                path: self.table.clone(),
                 source: std::io::Error::other(detail),
             }),
             // The journal does not reach back to the first action: the snapshot is what is missing.
@@ -191,7 +193,7 @@ impl Recovery<'_> {
     fn rebuild_from(&mut self, group: Option<u64>) -> Result<Result<Recovered, Unreadable>, StoreError> {
         let failed = |error: TableError| StoreError::Io {
             what: "rebuild",
-            path: self.options.dir.join("table"),
+            path: self.table.clone(),
             source: std::io::Error::other(error),
         };
         let mut gather = Gather::new(self.store_id.clone(), self.options.dir.join("journal"));
@@ -210,7 +212,7 @@ impl Recovery<'_> {
         self.loader.begin();
         let finished = rebuild::load(&index, &sources, self.loader).map_err(failed)?;
         crash_point("rebuild_gathered");
-        let dir = self.options.dir.join("table");
+        let dir = self.table.clone();
         let base = if index.is_empty() && newest.is_none() {
             remove_tree(&dir)?;
             Base::Table(Arc::new(Table::open(&dir, self.options.cache_bytes).map_err(failed)?))

@@ -126,7 +126,8 @@ impl Replay<'_> {
         };
         match before {
             Some((version, state)) if version == from => {
-                check(state, event, new.state).map_err(|illegal| Trouble(format!("action {id}: {illegal}")))?;
+                check(state, event, new.state)
+                    .map_err(|illegal| Trouble(format!("action {id}: {illegal}")))?;
             }
             // The table is ahead.
             Some((version, _)) if version >= new.version => {}

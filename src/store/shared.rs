@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::ballast::{Ballast, free_bytes};
+use super::base::Base;
 use super::codec::Malformed;
 use super::marks::Marks;
 use super::memory::{Entry, Memory};
 use super::record::{decode_body, decode_status};
-use super::base::Base;
 use super::table::TableError;
-use super::{Health, StoreError};
+use super::{Health, Options, StoreError};
 use crate::action::{Action, ActionId};
+
+/// Beside a segment for the journal: for marks, and for what others write in a second.
+const FLOOR_BYTES: u64 = 8 << 20;
 
 pub(super) struct Shared {
     memory: RwLock<Memory>,
@@ -28,14 +32,17 @@ pub(super) struct Shared {
     pub memory_bytes: AtomicU64,
     pub disk_free_bytes: AtomicU64,
     health: Mutex<Health>,
-    marks: Marks,
+    pub marks: Marks,
+    pub ballast: Ballast,
+    /// Below this many free bytes only the journal may write.
+    floor_bytes: u64,
     pub dir: PathBuf,
 }
 
 impl Shared {
     pub fn new(
         marks: Marks,
-        dir: PathBuf,
+        options: &Options,
         memory: Memory,
         base: Base,
         next_id: u64,
@@ -52,8 +59,10 @@ impl Shared {
             poisoned: AtomicBool::new(false),
             disk_free_bytes: AtomicU64::new(u64::MAX),
             health: Mutex::new(health),
+            ballast: Ballast::new(&options.dir, options.segment_bytes, options.disk_reserve_bytes),
+            floor_bytes: options.disk_reserve_bytes.min(options.segment_bytes + FLOOR_BYTES),
             marks,
-            dir,
+            dir: options.dir.clone(),
         }
     }
 
@@ -73,9 +82,15 @@ impl Shared {
 
     /// Notes how much room the disk has. An unanswered question changes nothing.
     pub fn look_at_disk(&self) {
-        if let Ok(stat) = rustix::fs::statvfs(&self.dir) {
-            self.disk_free_bytes.store(stat.f_bavail.saturating_mul(stat.f_frsize), Ordering::Relaxed);
+        if let Some(free) = free_bytes(&self.dir.join("journal")) {
+            self.disk_free_bytes.store(free, Ordering::Relaxed);
         }
+    }
+
+    /// Whether something other than the journal may write that much.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let free = self.disk_free_bytes.load(Ordering::Relaxed);
+        self.floor_bytes == 0 || free >= self.floor_bytes.saturating_add(bytes)
     }
 
     pub fn base(&self) -> Result<Base, StoreError> {
@@ -103,7 +118,9 @@ impl Shared {
     pub fn read<T>(&self, read: impl Fn(&Base) -> Result<T, TableError>) -> Result<T, StoreError> {
         let base = self.base()?;
         match read(&base) {
-            Err(_) if base.is_rebuilding() && !self.base()?.is_rebuilding() => self.trust(read(&self.base()?)),
+            Err(_) if base.is_rebuilding() && !self.base()?.is_rebuilding() => {
+                self.trust(read(&self.base()?))
+            }
             result => self.trust(result),
         }
     }

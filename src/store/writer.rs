@@ -161,7 +161,11 @@ impl Store {
     pub fn pressure(&self) -> Pressure {
         let staged = self.staged.bytes();
         let disk_free = self.shared.disk_free_bytes.load(Ordering::Relaxed);
-        if disk_free < self.options.disk_reserve_bytes || !self.journal.has_room() {
+        let has_room = self.journal.has_room();
+        if !has_room {
+            self.shared.ballast.ask_to_give_up();
+        }
+        if disk_free < self.options.disk_reserve_bytes || !has_room {
             Pressure::DiskLow
         } else if self.shared.memory_bytes.load(Ordering::Relaxed) + staged > self.options.memory_bytes_max {
             Pressure::MemoryFull
@@ -177,19 +181,15 @@ impl Store {
     pub fn close(mut self) -> Result<(), StoreError> {
         self.closing = true;
         self.commit()?;
+        self.shared.stopping.store(true, Ordering::Release);
         if self.shared.base()?.is_rebuilding() {
-            self.checkpointer.finish();
-            self.shared.check()?;
-            tracing::info!("the next start rebuilds the table anew");
-            drop(self.shared.take_base());
-            crash_point("close_rebuilding");
-            return Ok(());
+            return self.close_as_it_is();
         }
         // A checkpoint may be under way; the last one comes after it.
         while self.shared.memory().frozen.is_some() {
             match self.checkpointer.done.recv() {
                 Ok(done) => self.take_up(&done)?,
-                Err(_) => return Err(StoreError::Poisoned),
+                Err(_) => return self.close_as_it_is(),
             }
         }
         if !self.shared.memory().current.is_empty() || self.unsaved_since.is_some() {
@@ -197,6 +197,9 @@ impl Store {
             self.commit()?;
         }
         self.checkpointer.finish();
+        if self.shared.memory().frozen.is_some() {
+            return self.close_as_it_is();
+        }
         self.shared.check()?;
         if let Some(Base::Table(table)) = self.shared.take_base() {
             let closed = close_table(table);
@@ -205,6 +208,16 @@ impl Store {
         crash_point("close_clean");
         self.marks.leave_clean()?;
         drop(self.lock);
+        Ok(())
+    }
+
+    /// Without the clean mark: like a death of the process, but that sled is closed. All is in the journal.
+    fn close_as_it_is(mut self) -> Result<(), StoreError> {
+        self.checkpointer.finish();
+        self.shared.check()?;
+        tracing::info!("stopped before the table was whole: the next start makes it so");
+        drop(self.shared.take_base());
+        crash_point("close_rebuilding");
         Ok(())
     }
 
@@ -291,7 +304,9 @@ impl Store {
             generation,
             meta: self.ledger.to_meta(group.0),
             keys_since: self.now.0.saturating_sub(key_age),
-            snapshot: !self.closing && since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
+            snapshot_bytes: self.snapshot_bytes.max(since_snapshot),
+            snapshot: !self.closing
+                && since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
         })
     }
 
@@ -321,7 +336,7 @@ impl Store {
 }
 
 /// Closes sled once the readers that are inside have left it.
-fn close_table(mut table: Arc<super::table::Table>) -> Result<(), TableError> {
+pub(super) fn close_table(mut table: Arc<super::table::Table>) -> Result<(), TableError> {
     let begun = Instant::now();
     loop {
         match Arc::try_unwrap(table) {

@@ -2,13 +2,11 @@
 //!
 //! Called by the checkpoint thread before its first checkpoint.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::sources::Cursor;
 use super::{Index, Rebuild, Sources};
-use crate::store::StoreError;
 use crate::store::crash_point::crash_point;
-use crate::store::open::remove_tree;
 use crate::store::record::decode_body;
 use crate::store::replay::key_of;
 use crate::store::table::{Table, TableError};
@@ -25,15 +23,15 @@ const STOP_ASKED_EVERY: usize = 1_000;
 
 /// Makes the new sled. `stop` is asked now and then.
 pub(in crate::store) fn fill(rebuild: &Rebuild, stop: &dyn Fn() -> bool) -> Result<Filled, TableError> {
+    rebuild.begin_again().map_err(|error| TableError(error.to_string()))?;
     let Rebuild { index, sources, dir, cache_bytes, keys } = rebuild;
-    remove_tree(dir).map_err(|error: StoreError| TableError(error.to_string()))?;
     let table = Arc::new(Table::open(dir, *cache_bytes)?);
     crash_point("rebuild_begun");
     if put_keys(&table, index, sources, stop)? {
         return Ok(Filled::Stopped);
     }
     crash_point("rebuild_keys");
-    let _ = keys.set(Arc::clone(&table));
+    *keys.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&table));
     if put_actions(&table, index, sources, stop)? {
         return Ok(Filled::Stopped);
     }

@@ -153,7 +153,10 @@ impl Gather {
                 for (id, version) in actions {
                     let known = self.index.find(id).filter(|known| known.state.is_some());
                     let Some(known) = known.filter(|known| known.version == version) else {
-                        return Err(format!("version {version} of action {id} was deleted, which is not there").into());
+                        return Err(format!(
+                            "version {version} of action {id} was deleted, which is not there"
+                        )
+                        .into());
                     };
                     self.ledger.deleted(id, version);
                     self.index.replace(&Known { state: None, ..known })?;
@@ -189,18 +192,14 @@ impl Gather {
         };
         check(state, event, new.state).map_err(|illegal| Trouble::Illegal(id, illegal))?;
         self.ledger.changed(id, known.version, new.version);
-        self.index.replace(&Known {
-            version: new.version,
-            state: Some(new.state),
-            status: spot,
-            ..known
-        })?;
+        self.index.replace(&Known { version: new.version, state: Some(new.state), status: spot, ..known })?;
         Ok(())
     }
 
     pub fn end(self, disk: Arc<dyn Disk>, journal: PlaceReader) -> Gathered {
-        let Self { index, ledger, action_blocks, key_blocks, first_segment, snapshot, saw_checkpoint, .. } =
-            self;
+        let Self {
+            index, ledger, action_blocks, key_blocks, first_segment, snapshot, saw_checkpoint, ..
+        } = self;
         let first_segment = first_segment.unwrap_or(0);
         let sources = Sources { disk, snapshot, action_blocks, key_blocks, first_segment, journal };
         Gathered { index, sources, ledger, saw_checkpoint }

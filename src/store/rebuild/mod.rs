@@ -21,13 +21,15 @@ mod index;
 mod sources;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub(super) use fill::{Filled, fill};
 pub(super) use gather::{Gather, Gathered, load};
 pub(super) use index::Index;
 pub(super) use sources::{Cursor, Sources};
 
+use super::StoreError;
+use super::open::remove_tree;
 use super::table::pack::Stored;
 use super::table::{Table, TableError};
 
@@ -42,16 +44,22 @@ pub(super) struct Rebuild {
     pub dir: PathBuf,
     pub cache_bytes: u64,
     /// The new sled, once it has all keys.
-    keys: OnceLock<Arc<Table>>,
+    keys: RwLock<Option<Arc<Table>>>,
 }
 
 impl Rebuild {
     pub fn new(index: Index, sources: Sources, dir: PathBuf, cache_bytes: u64) -> Self {
-        Self { index, sources, dir, cache_bytes, keys: OnceLock::new() }
+        Self { index, sources, dir, cache_bytes, keys: RwLock::default() }
     }
 
-    pub fn keys(&self) -> Option<&Arc<Table>> {
-        self.keys.get()
+    pub fn keys(&self) -> Option<Arc<Table>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was filled so far is given up: for want of room, say.
+    pub fn begin_again(&self) -> Result<(), StoreError> {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = None;
+        remove_tree(&self.dir)
     }
 
     pub fn get(&self, id: u64) -> Result<Option<Stored>, TableError> {

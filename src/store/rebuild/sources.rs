@@ -58,11 +58,8 @@ impl Sources {
     pub fn stored(&self, known: &Known, cursor: &mut Cursor) -> Result<Stored, TableError> {
         let Known { id, body: body_spot, status: status_spot, .. } = *known;
         let (body, status) = self.parts(id, body_spot, cursor, false)?;
-        let status = if status_spot == body_spot {
-            status
-        } else {
-            self.parts(id, status_spot, cursor, true)?.1
-        };
+        let status =
+            if status_spot == body_spot { status } else { self.parts(id, status_spot, cursor, true)?.1 };
         Ok(Stored { id, body, status })
     }
 

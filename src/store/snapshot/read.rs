@@ -11,11 +11,21 @@ use crate::store::table::pack::next_packed;
 
 /// What reading a snapshot hands over, piece by piece. `at` is the offset of its block.
 pub(in crate::store) enum Piece<'a> {
-    Action { at: u64, id: u64, status: &'a [u8] },
+    Action {
+        at: u64,
+        id: u64,
+        status: &'a [u8],
+    },
     /// A later status; none if the action was deleted.
-    Later { at: u64, id: u64, status: Option<&'a [u8]> },
+    Later {
+        at: u64,
+        id: u64,
+        status: Option<&'a [u8]>,
+    },
     /// The next block of keys.
-    Keys { at: u64 },
+    Keys {
+        at: u64,
+    },
 }
 
 /// Why a snapshot cannot be read: where, and what is wrong there.

@@ -97,8 +97,9 @@ fn another_boot_or_mount_without_a_clean_stop_has_the_table_rebuilt() {
     bench.boot = 2;
     expect_rebuilt(&bench, &actions, "another boot");
     bench.boot = 3;
-    let (opened, _) = bench.start();
+    let (mut opened, _) = bench.start();
     assert_eq!(opened.reader.health().rebuilds, 1, "the last start was not closed");
+    until(&mut opened, is_rebuilt);
     opened.store.close().unwrap();
     bench.boot = 4;
     let (opened, loaded) = bench.start();

@@ -114,7 +114,9 @@ fn nothing_committed_is_lost_by_a_kill_at_any_point() {
 #[test]
 fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
     let points = ["rebuild_gathered", "rebuild_begun", "rebuild_keys", "rebuild_actions:2", "rebuild_filled"];
-    for point in points.into_iter().chain(["rebuilt", "checkpoint_begin", "checkpoint_batch:9", "checkpoint_meta"]) {
+    for point in
+        points.into_iter().chain(["rebuilt", "checkpoint_begin", "checkpoint_batch:9", "checkpoint_meta"])
+    {
         let dir = tempfile::tempdir().unwrap();
         let (before, _, ended) = run_child(dir.path(), "nowhere");
         assert!(ended);
@@ -128,7 +130,7 @@ fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
         assert!(running >= claimed, "{point}: {running} of {claimed} claims");
         assert_eq!(opened.reader.health().rebuilds, 1, "{point}: it begins again");
         assert_eq!(everything(&opened.reader), loaded.0);
-        until(&mut opened, |opened| opened.reader.health().rebuilding.is_none());
+        until(&mut opened, is_rebuilt);
         assert_eq!(everything(&opened.reader), loaded.0, "{point}");
     }
 }

@@ -65,7 +65,8 @@ fn disk_per_waiting_action() {
     );
     tell(&bench, "just submitted", count);
     checkpoint(&mut opened);
-    until(&mut opened, |opened| !opened.store.is_snapshot_under_way());
+    let is_unfinished = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "tmp");
+    until(&mut opened, |_| !files(&bench.path("snapshot")).iter().any(is_unfinished));
     opened.store.journal.settle();
     tell(&bench, "checkpointed", count);
     snapshot(&mut opened);

@@ -6,6 +6,7 @@
 
 mod damage;
 mod kill;
+mod measure;
 mod model;
 mod power;
 mod rebuild;
@@ -155,6 +156,11 @@ fn until(opened: &mut Opened, holds: impl Fn(&Opened) -> bool) {
     }
 }
 
+/// Whether sled stands again; also of a store so young that nobody is told of its rebuild.
+fn is_rebuilt(opened: &Opened) -> bool {
+    !opened.store.shared.base().unwrap().is_rebuilding()
+}
+
 /// Has everything committed so far in sled.
 fn checkpoint(opened: &mut Opened) {
     opened.store.commit().unwrap();
@@ -176,15 +182,17 @@ fn snapshot(opened: &mut Opened) {
 }
 
 fn everything(reader: &Reader) -> Vec<Action> {
+    try_everything(reader).unwrap()
+}
+
+fn try_everything(reader: &Reader) -> Result<Vec<Action>, StoreError> {
     let mut found = Vec::new();
-    reader
-        .scan_back(None, &mut |action| {
-            found.push(action);
-            true
-        })
-        .unwrap();
+    reader.scan_back(None, &mut |action| {
+        found.push(action);
+        true
+    })?;
     found.reverse();
-    found
+    Ok(found)
 }
 
 fn unfinished(actions: &[Action]) -> Vec<Action> {

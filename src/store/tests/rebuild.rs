@@ -47,10 +47,6 @@ fn held_back(bench: &mut Bench) -> (Opened, Vec<Action>, Gate) {
     (opened, loaded, gate)
 }
 
-fn rebuilt(opened: &Opened) -> bool {
-    opened.reader.health().rebuilding.is_none()
-}
-
 #[test]
 fn everything_is_read_and_changed_while_the_table_is_rebuilt() {
     let mut bench = Bench::new();
@@ -69,9 +65,9 @@ fn everything_is_read_and_changed_while_the_table_is_rebuilt() {
     actions.push(submit(&mut opened.store, id, 10));
     opened.store.commit().unwrap();
     assert_eq!(everything(&opened.reader), actions, "with what changed since");
-    assert!(!rebuilt(&opened) && opened.reader.health().checkpoints == 0);
+    assert!(!is_rebuilt(&opened) && opened.reader.health().checkpoints == 0);
     drop(gate);
-    until(&mut opened, rebuilt);
+    until(&mut opened, is_rebuilt);
     assert_eq!(everything(&opened.reader), actions, "from the new table");
     checkpoint(&mut opened);
     assert_eq!(everything(&opened.reader), actions);
@@ -96,7 +92,7 @@ fn key_is_never_said_to_be_unused_while_it_cannot_be_looked_up() {
     opened.store.commit().unwrap();
     assert!(opened.store.key_use(1000, "since the start").unwrap().is_some());
     drop(gate);
-    until(&mut opened, rebuilt);
+    until(&mut opened, is_rebuilt);
     for key in ["in the snapshot", "in the journal", "since the start"] {
         assert!(opened.store.key_use(1000, key).unwrap().is_some(), "{key}");
     }
@@ -122,7 +118,7 @@ fn key_of_an_action_that_is_deleted_is_found_after_the_rebuild() {
     std::fs::remove_dir_all(bench.path("table")).unwrap();
     let (mut opened, loaded) = bench.start();
     assert!(loaded.is_empty());
-    until(&mut opened, rebuilt);
+    until(&mut opened, is_rebuilt);
     assert_eq!(opened.store.key_use(1000, "once").unwrap().map(|used| used.id), Some(ActionId(1)));
 }
 
@@ -161,6 +157,51 @@ fn stop_during_a_rebuild_is_quick_and_has_the_next_start_begin_again() {
     assert!(!bench.path("clean").exists());
     let (mut opened, loaded) = bench.start();
     assert_eq!(loaded, unfinished(&actions));
-    until(&mut opened, rebuilt);
+    until(&mut opened, is_rebuilt);
     assert_eq!(everything(&opened.reader), actions);
+}
+
+#[test]
+fn grown_table_is_made_anew_under_load_and_takes_the_place_of_the_old_one() {
+    let mut bench = Bench::new();
+    bench.options.retention_count = 0;
+    let (mut opened, _) = bench.start();
+    let (mut actions, mut keys) = (Vec::new(), 0u64);
+    let grown = |opened: &Opened| opened.reader.health().rebuilds > 0;
+    // Churn: what finishes is deleted, and sled keeps its place.
+    while !grown(&opened) {
+        assert!(actions.len() < 60_000, "it never grew");
+        for _ in 0..100 {
+            let id = opened.store.ledger.next_id;
+            actions.push(submit(&mut opened.store, id, 1_500));
+        }
+        keyed(&mut opened.store, &mut actions, &format!("key {keys}"));
+        keys += 1;
+        opened.store.commit().unwrap();
+        let from = actions.len().saturating_sub(150);
+        for action in actions.iter_mut().skip(from).filter(|action| action.status.state == State::Queued) {
+            if action.id.0 % 100 != 0 {
+                change(&mut opened.store, action, Event::Expire);
+            }
+        }
+        opened.store.expire(Timestamp(3_000), 500).unwrap();
+        opened.store.commit().unwrap();
+        if keys.is_multiple_of(20) {
+            snapshot(&mut opened);
+        }
+    }
+    let health = opened.reader.health();
+    assert!(health.last_rebuild_reason.is_some_and(|why| why.contains("grown")));
+    assert!(health.rebuilding.is_none());
+    checkpoint(&mut opened);
+    let left = everything(&opened.reader);
+    assert_eq!(unfinished(&left), unfinished(&actions));
+    opened.store.close().unwrap();
+    let (opened, loaded) = bench.start();
+    assert_eq!((loaded, opened.reader.health().rebuilds), (unfinished(&actions), 0), "it is trusted");
+    assert_eq!(everything(&opened.reader), left);
+    assert!(bench.path("table.2").exists() && !bench.path("table").exists());
+    for key in 0..keys {
+        assert!(opened.store.key_use(1000, &format!("key {key}")).unwrap().is_some(), "key {key}");
+    }
 }
