@@ -6,8 +6,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::common::home::{NOOP, SMALL_STORE};
+use crate::common::home::NOOP;
 use crate::common::{Daemon, Home, demand_root, spec, state, until, with};
+
+const SMALL: &str = "\
+segment_bytes = \"1MiB\"
+memory_bytes_max = \"8MiB\"
+cache_bytes = \"8MiB\"
+snapshot_after_bytes = \"16MiB\"
+disk_reserve_bytes = \"10MiB\"
+";
 
 /// A small file system. Unmounted when dropped.
 struct Disk {
@@ -60,13 +68,12 @@ fn is_refused(daemon: &Daemon<'_>) -> bool {
 fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     let home = Home::new();
     let disk = Disk::new(&home);
-    let reserve = "disk_reserve_bytes = \"10MiB\"\n";
-    let home = Home::with_store(disk.mount.join("store")).configure(&format!("{SMALL_STORE}{reserve}"), NOOP);
+    let home = Home::with_store(disk.mount.join("store")).configure(SMALL, NOOP);
     let daemon = Daemon::start(&home);
     daemon.pause_queue("default", true);
     let padding = serde_json::json!({"padding": "p".repeat(500)});
     let ids: Vec<u64> =
-        (0..500).map(|id| daemon.accepted(&with(spec("restart", id), "metadata", padding.clone()))).collect();
+        (0..800).map(|id| daemon.accepted(&with(spec("restart", id), "metadata", padding.clone()))).collect();
     let ballast = disk.mount.join("store/ballast");
     until("the ballast", || ballast.exists().then_some(()));
 
@@ -74,12 +81,12 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     until("submissions to be refused", || is_refused(&daemon).then_some(()));
     let pid = daemon.pid();
     // More groups than the segment and its spare have room for.
-    for id in &ids[..300] {
+    for id in &ids[..600] {
         assert_eq!(state(&daemon.commanded(*id, "cancel")), "cancelled");
         assert!(*id % 50 != 0 || is_refused(&daemon));
     }
     daemon.pause_queue("default", false);
-    for id in &ids[300..400] {
+    for id in &ids[600..] {
         assert_eq!(state(&daemon.finished(*id)), "succeeded", "claims and outcomes go on");
     }
     assert_eq!(daemon.pid(), pid);
@@ -88,7 +95,7 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     disk.fill();
     let daemon = Daemon::start(&home);
     for (at, id) in ids.iter().enumerate() {
-        let expected = if at < 300 { "cancelled" } else { "succeeded" };
+        let expected = if at < 600 { "cancelled" } else { "succeeded" };
         assert_eq!(state(&daemon.finished(*id)), expected, "action {id} after a start on the full disk");
     }
     until("submissions to be refused again", || is_refused(&daemon).then_some(()));
@@ -98,7 +105,7 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     disk.fill();
     let daemon = Daemon::start(&home);
     assert!(!daemon.get("/v1/status")["store"]["rebuilding"].is_null(), "there is no room to rebuild");
-    assert!(daemon.all_actions().len() >= 500, "everything is read from snapshot and journal");
+    assert!(daemon.all_actions().len() >= 800, "everything is read from snapshot and journal");
     assert!(is_refused(&daemon));
 
     disk.free();

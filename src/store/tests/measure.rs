@@ -44,10 +44,10 @@ fn disk_per_waiting_action() {
         pressed_since = None;
         for _ in 0..500 {
             let id = opened.store.ledger.next_id;
-            let noise: String = (0..420).map(|_| random.alphanumeric()).collect();
+            let noise: String = (0..380).map(|_| random.alphanumeric()).collect();
             let metadata = JsonText::from_checked(format!("{{\"x\":\"{noise}\"}}"));
             let body = Arc::new(Body { metadata, ..body(id, 0) });
-            assert!((540..600).contains(&encode_len(&body)), "{}", encode_len(&body));
+            assert!((550..570).contains(&encode_len(&body)), "{}", encode_len(&body));
             opened.store.submit(ActionId(id), body, Status::accepted(State::Queued, None)).unwrap();
         }
         opened.store.commit().unwrap();

@@ -59,14 +59,17 @@ fn live(seed: u64) -> (u32, u32) {
     let (mut cuts, mut from_snapshot) = (0, 0);
     for round in 0..6 {
         disk.set_fault(disk.operations() + random.u64(1..90), Fault::PowerCut);
-        // The cut may come during the start itself.
-        if let Ok((mut opened, _)) = bench.open_on(Arc::new(disk.clone()))
-            // ... or while sled is rebuilt beside.
-            && let Ok(found) = try_everything(&opened.reader)
-        {
-            let found: Actions = found.into_iter().map(|action| (action.id.0, action)).collect();
-            assert!(found == durable || found == staged, "seed {seed} round {round}");
-            (durable, staged) = work(&mut opened, found, &mut random);
+        // The cut may come during the start itself, or while sled is rebuilt beside.
+        match bench.open_on(Arc::new(disk.clone())) {
+            Ok((mut opened, _)) => match try_everything(&opened.reader) {
+                Ok(found) => {
+                    let found: Actions = found.into_iter().map(|action| (action.id.0, action)).collect();
+                    assert!(found == durable || found == staged, "seed {seed} round {round}");
+                    (durable, staged) = work(&mut opened, found, &mut random);
+                }
+                Err(error) => assert!(disk.power_is_cut(), "seed {seed} round {round}: reading: {error}"),
+            },
+            Err(error) => assert!(disk.power_is_cut(), "seed {seed} round {round}: opening: {error}"),
         }
         assert!(disk.power_is_cut());
         cuts += 1;

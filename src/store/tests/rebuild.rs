@@ -167,29 +167,44 @@ fn grown_table_is_made_anew_under_load_and_takes_the_place_of_the_old_one() {
     bench.options.retention_count = 0;
     let (mut opened, _) = bench.start();
     let (mut actions, mut keys) = (Vec::new(), 0u64);
-    let grown = |opened: &Opened| opened.reader.health().rebuilds > 0;
-    // Churn: what finishes is deleted, and sled keeps its place.
-    while !grown(&opened) {
-        assert!(actions.len() < 60_000, "it never grew");
+    let mut submit_some = |opened: &mut Opened, actions: &mut Vec<Action>| {
         for _ in 0..100 {
             let id = opened.store.ledger.next_id;
-            actions.push(submit(&mut opened.store, id, 1_500));
+            actions.push(submit(&mut opened.store, id, 3_000));
         }
-        keyed(&mut opened.store, &mut actions, &format!("key {keys}"));
+        keyed(&mut opened.store, actions, &format!("key {keys}"));
         keys += 1;
         opened.store.commit().unwrap();
-        let from = actions.len().saturating_sub(150);
-        for action in actions.iter_mut().skip(from).filter(|action| action.status.state == State::Queued) {
-            if action.id.0 % 100 != 0 {
-                change(&mut opened.store, action, Event::Expire);
+        until(opened, |opened| opened.store.pressure() == Pressure::None);
+        keys
+    };
+    for _ in 0..100 {
+        submit_some(&mut opened, &mut actions);
+    }
+    checkpoint(&mut opened);
+    // Most of it goes, and sled keeps its place.
+    for action in actions.iter_mut().filter(|action| action.id.0 % 100 != 0) {
+        change(&mut opened.store, action, Event::Expire);
+    }
+    opened.store.commit().unwrap();
+    while !opened.store.expire(Timestamp(3_000), 500).unwrap().is_empty() {
+        opened.store.commit().unwrap();
+        until(&mut opened, |opened| opened.store.pressure() == Pressure::None);
+    }
+    snapshot(&mut opened);
+    let mut rounds = 0;
+    while opened.reader.health().rebuilds == 0 {
+        assert!(rounds < 1_000, "it never grew");
+        rounds += 1;
+        for action in actions.iter_mut().filter(|action| action.id.0 % 700 == rounds % 700) {
+            if action.status.state == State::Queued {
+                change(&mut opened.store, action, Event::Claim);
             }
         }
-        opened.store.expire(Timestamp(3_000), 500).unwrap();
-        opened.store.commit().unwrap();
-        if keys.is_multiple_of(20) {
-            snapshot(&mut opened);
-        }
+        opened.store.checkpoint_now = true;
+        submit_some(&mut opened, &mut actions);
     }
+    let keys = submit_some(&mut opened, &mut actions);
     let health = opened.reader.health();
     assert!(health.last_rebuild_reason.is_some_and(|why| why.contains("grown")));
     assert!(health.rebuilding.is_none());
