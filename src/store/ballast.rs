@@ -1,7 +1,7 @@
 //! Room that is kept back on the disk, so that a full one can still be worked on.
 //!
-//! A file of one journal segment and a little more. It is given up when the journal can prepare no further
-//! segment, or when a start finds no room to begin one: claims and outcomes then go on for as many groups as a
+//! A file of one journal segment and a little more. The journal's thread removes it when it can prepare no further
+//! segment otherwise, and a start that finds no room to begin one: claims and outcomes then go on for as many groups as a
 //! segment has, and submissions are refused meanwhile (the disk is below its reserve). It is made again once
 //! the reserve is there again.
 //!
@@ -11,8 +11,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Its name in the store's directory.
+pub(super) const BALLAST: &str = "ballast";
 /// For marks, a directory's blocks, what a file system takes for itself.
 const HEADROOM_BYTES: u64 = 1 << 20;
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -22,18 +23,11 @@ pub(super) struct Ballast {
     bytes: u64,
     /// Free bytes from which on the file is made.
     reserve_bytes: u64,
-    /// Somebody wants it gone.
-    wanted_gone: AtomicBool,
 }
 
 impl Ballast {
     pub fn new(dir: &Path, segment_bytes: u64, reserve_bytes: u64) -> Self {
-        Self {
-            path: dir.join("ballast"),
-            bytes: segment_bytes + HEADROOM_BYTES,
-            reserve_bytes,
-            wanted_gone: AtomicBool::new(false),
-        }
+        Self { path: dir.join(BALLAST), bytes: segment_bytes + HEADROOM_BYTES, reserve_bytes }
     }
 
     /// Makes room for a start, if it lacks that.
@@ -44,16 +38,9 @@ impl Ballast {
         }
     }
 
-    /// Has the checkpoint thread give it up at its next look.
-    pub fn ask_to_give_up(&self) {
-        self.wanted_gone.store(true, Ordering::Release);
-    }
-
-    /// Gives it up or makes it again.
+    /// Makes it, if it is missing and there is room.
     pub fn look(&self, free: u64) {
-        if self.wanted_gone.swap(false, Ordering::AcqRel) {
-            self.give_up();
-        } else if self.reserve_bytes > 0
+        if self.reserve_bytes > 0
             && free > self.reserve_bytes.saturating_add(self.bytes)
             && !self.path.exists()
             && let Err(error) = self.make()
@@ -96,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_kept_back_above_the_reserve_and_given_up_when_asked() {
+    fn room_is_kept_back_above_the_reserve_and_given_up_by_a_start_without_room() {
         let dir = tempfile::tempdir().unwrap();
         let ballast = Ballast::new(dir.path(), 64 << 10, 1_000);
         let file = dir.path().join("ballast");
@@ -104,11 +91,6 @@ mod tests {
         assert!(!file.exists(), "the disk is at its reserve");
         ballast.look(u64::MAX);
         assert_eq!(std::fs::metadata(&file).unwrap().len(), (64 << 10) + HEADROOM_BYTES);
-        ballast.ask_to_give_up();
-        ballast.look(u64::MAX);
-        assert!(!file.exists());
-        ballast.look(u64::MAX);
-        assert!(file.exists(), "made again");
         Ballast::new(dir.path(), u64::MAX - HEADROOM_BYTES, 1_000).make_room();
         assert!(!file.exists(), "a start had no room");
     }

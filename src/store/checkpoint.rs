@@ -33,7 +33,8 @@ use super::table::{KeyHash, Table, TableError, Writer};
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
-const SNAPSHOTS_KEPT: usize = 2;
+/// One and the journal behind it; more would not fit the disk that a waiting action may take.
+const SNAPSHOTS_KEPT: usize = 1;
 /// What a checkpoint may add to sled's file, for each byte of it.
 const SLED_FACTOR: u64 = 3;
 

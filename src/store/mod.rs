@@ -65,7 +65,7 @@ pub struct Options {
     pub memory_bytes_max: u64,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A snapshot is taken when the journal since the last one is larger than this and than half the last snapshot.
+    /// A snapshot is taken when the journal since the last one is larger than this and than a fifth of that snapshot.
     pub snapshot_after_bytes: u64,
     /// Below this many free bytes on the disk new submissions are refused.
     pub disk_reserve_bytes: u64,

@@ -35,6 +35,9 @@ use crate::action::{Action, ActionId, Body, Event, IllegalTransition, State, Sta
 
 /// A change waits at most this long for its checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// A snapshot is due when the journal behind the last one is larger than this part of it: less journal on the disk
+/// for more writing.
+const SNAPSHOT_PARTS: u64 = 5;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The writing half; owned by the engine's thread. Changes are staged and then committed as one group.
@@ -161,11 +164,7 @@ impl Store {
     pub fn pressure(&self) -> Pressure {
         let staged = self.staged.bytes();
         let disk_free = self.shared.disk_free_bytes.load(Ordering::Relaxed);
-        let has_room = self.journal.has_room();
-        if !has_room {
-            self.shared.ballast.ask_to_give_up();
-        }
-        if disk_free < self.options.disk_reserve_bytes || !has_room {
+        if disk_free < self.options.disk_reserve_bytes || !self.journal.has_room() {
             Pressure::DiskLow
         } else if self.shared.memory_bytes.load(Ordering::Relaxed) + staged > self.options.memory_bytes_max {
             Pressure::MemoryFull
@@ -306,7 +305,8 @@ impl Store {
             keys_since: self.now.0.saturating_sub(key_age),
             snapshot_bytes: self.snapshot_bytes.max(since_snapshot),
             snapshot: !self.closing
-                && since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
+                && since_snapshot
+                    > self.options.snapshot_after_bytes.max(self.snapshot_bytes / SNAPSHOT_PARTS),
         })
     }
 

@@ -81,12 +81,12 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     until("submissions to be refused", || is_refused(&daemon).then_some(()));
     let pid = daemon.pid();
     // More groups than the segment and its spare have room for.
-    for id in &ids[..600] {
+    for id in &ids[..500] {
         assert_eq!(state(&daemon.commanded(*id, "cancel")), "cancelled");
         assert!(*id % 50 != 0 || is_refused(&daemon));
     }
     daemon.pause_queue("default", false);
-    for id in &ids[600..] {
+    for id in &ids[500..] {
         assert_eq!(state(&daemon.finished(*id)), "succeeded", "claims and outcomes go on");
     }
     assert_eq!(daemon.pid(), pid);
@@ -95,7 +95,7 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     disk.fill();
     let daemon = Daemon::start(&home);
     for (at, id) in ids.iter().enumerate() {
-        let expected = if at < 600 { "cancelled" } else { "succeeded" };
+        let expected = if at < 500 { "cancelled" } else { "succeeded" };
         assert_eq!(state(&daemon.finished(*id)), expected, "action {id} after a start on the full disk");
     }
     until("submissions to be refused again", || is_refused(&daemon).then_some(()));
