@@ -146,7 +146,11 @@ impl Marks {
 
     /// Durably says that sled is open: before it is opened.
     pub fn leave_running(&self, machine: &Machine) -> Result<(), StoreError> {
-        self.write("running", &running_text(machine))?;
+        let text = running_text(machine);
+        // A disk without room for a mark is no reason not to start if it says so already.
+        if self.read("running")?.as_ref() != Some(&text) {
+            self.write("running", &text)?;
+        }
         self.remove("clean")
     }
 

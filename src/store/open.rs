@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ballast::Ballast;
 use super::checkpoint::Checkpointer;
 use super::crash_point::crash_point;
 use super::disk::Disk;
@@ -64,7 +63,6 @@ pub(super) fn open(
     let marks = Marks::new(dir.clone());
     let lock = marks.lock()?;
     let machine = machine.map_or_else(|| Machine::current(dir), Ok)?;
-    Ballast::new(dir, options.segment_bytes, options.disk_reserve_bytes).make_room();
     let (store_id, is_new) = found_or_find(options, &marks, &disk)?;
     let snapshots = dir.join("snapshot");
     disk.create_dir(&snapshots).map_err(io_error("create", &snapshots))?;

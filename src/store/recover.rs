@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ballast::Ballast;
 use super::base::Base;
 use super::crash_point::crash_point;
 use super::disk::Disk;
@@ -258,6 +259,9 @@ impl Recovery<'_> {
         after: u64,
         replay: &mut dyn FnMut(Replayed<'_>) -> Result<(), StoreError>,
     ) -> Result<Journal, StoreError> {
+        // Only now: sled would take the room first.
+        let Options { dir, segment_bytes, disk_reserve_bytes, .. } = self.options;
+        Ballast::new(dir, *segment_bytes, *disk_reserve_bytes).make_room();
         Journal::open(
             Arc::clone(&self.disk),
             self.options.dir.join("journal"),

