@@ -1,9 +1,9 @@
 //! Room that is kept back on the disk, so that a full one can still be worked on.
 //!
-//! A file of one journal segment and a little more. The journal's thread removes it when it can prepare no further
-//! segment otherwise, and a start that finds no room to begin one: claims and outcomes then go on for as many groups as a
-//! segment has, and submissions are refused meanwhile (the disk is below its reserve). It is made again once
-//! the reserve is there again.
+//! A file of one journal segment and a little more. The journal's thread removes it when it can prepare no
+//! further segment otherwise, and so does a start that finds no room to begin one: claims and outcomes then go on
+//! for as many groups as a segment has, and submissions are refused meanwhile (the disk is below its reserve). It
+//! is made again once the reserve is there again.
 //!
 //! Nothing depends on it: every failure here is logged at most. Called by a start and by the checkpoint thread.
 

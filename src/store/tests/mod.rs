@@ -65,6 +65,7 @@ impl Bench {
         self.open_on(Arc::new(RealDisk))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers read better")]
     fn open_on(&self, disk: Arc<dyn disk::Disk>) -> Result<(Opened, Vec<Action>), StoreError> {
         let begun = Instant::now();
         loop {
