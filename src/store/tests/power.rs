@@ -88,7 +88,7 @@ fn live(seed: u64) -> (u32, u32) {
 #[test]
 fn committed_action_survives_power_cuts() {
     let (mut cuts, mut from_snapshot) = (0, 0);
-    for seed in 0..20 {
+    for seed in 0..30 {
         let (more_cuts, more_snapshots) = live(seed);
         cuts += more_cuts;
         from_snapshot += more_snapshots;
