@@ -78,7 +78,7 @@ section! {
         segment_bytes / "segment_bytes": u64 = 16 * MIB, Bytes(256 * KIB..=GIB);
         memory_bytes_max / "memory_bytes_max": u64 = 32 * MIB, Bytes(MIB..=64 * GIB);
         cache_bytes / "cache_bytes": u64 = 16 * MIB, Bytes(MIB..=64 * GIB);
-        snapshot_after_bytes / "snapshot_after_bytes": u64 = 256 * MIB, Bytes(MIB..=1024 * GIB);
+        snapshot_after_bytes / "snapshot_after_bytes": u64 = 32 * MIB, Bytes(MIB..=1024 * GIB);
         disk_reserve_bytes / "disk_reserve_bytes": u64 = 256 * MIB, Bytes(0..=1024 * GIB);
     }
 }

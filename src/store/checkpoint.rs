@@ -1,4 +1,5 @@
-//! The store's background thread: moves frozen generations into the table, writes snapshots, watches the disk.
+//! The store's background thread: rebuilds the table if a start could not use it, moves frozen generations into
+//! it, writes snapshots in slices between them, watches the disk.
 //!
 //! The engine's thread freezes a generation with the group that holds its `Checkpointed` record, so what the
 //! table must then hold is durable in the journal before sled is touched. The thread writes it in bounded
@@ -8,25 +9,34 @@
 //!
 //! What concerns the journal goes back to its owner as [`Done`], taken up at the next commit.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::StoreError;
+use super::base::Base;
 use super::crash_point::crash_point;
 use super::disk::Disk;
+use super::growth::Refill;
 use super::memory::{Entry, Generation};
+use super::open::remove_tree;
+use super::rebuild::{self, Filled, Rebuild};
 use super::record::Meta;
 use super::shared::Shared;
-use super::snapshot::{self, SnapshotError};
+use super::snapshot::{self, SnapshotError, Writing};
 use super::table::{KeyHash, Table, TableError, Writer};
 
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
+/// One and the journal behind it; more would not fit the disk that a waiting action may take.
+const SNAPSHOTS_KEPT: usize = 1;
+/// What a checkpoint may add to sled's file, for each byte of it.
+const SLED_FACTOR: u64 = 3;
 
 /// One checkpoint to be made.
 pub(super) struct Job {
@@ -35,6 +45,8 @@ pub(super) struct Job {
     /// Keys accepted before this instant are forgotten.
     pub keys_since: i64,
     pub snapshot: bool,
+    /// About what that will take.
+    pub snapshot_bytes: u64,
 }
 
 /// What the owner of the journal must know.
@@ -50,22 +62,38 @@ pub(super) enum Done {
 
 /// The thread, seen by the store.
 pub(super) struct Checkpointer {
+    shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
     pub done: Receiver<Done>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Checkpointer {
-    pub fn start(shared: Arc<Shared>, disk: Arc<dyn Disk>, snapshots: PathBuf) -> Result<Self, StoreError> {
+    pub fn start(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        snapshots: PathBuf,
+        cache_bytes: u64,
+    ) -> Result<Self, StoreError> {
         let (jobs, inbox) = channel();
         let (outbox, done) = channel();
         shared.look_at_disk();
-        let worker = Worker { shared, disk, snapshots, outbox, key_cursor: [0; 20] };
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            disk,
+            snapshots,
+            outbox,
+            key_cursor: [0; 20],
+            writing: None,
+            refill: None,
+            meta: Meta::default(),
+            cache_bytes,
+        };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || worker.run(&inbox))
             .map_err(StoreError::thread)?;
-        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
+        Ok(Self { shared, jobs: Some(jobs), done, thread: Some(thread) })
     }
 
     /// Hands over one job; the one before must be done.
@@ -73,8 +101,9 @@ impl Checkpointer {
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(StoreError::Poisoned)
     }
 
-    /// Waits until everything handed over is done.
+    /// Gives up a rebuild and a snapshot, and waits until every checkpoint handed over is done.
     pub fn finish(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
         self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -90,32 +119,143 @@ impl Drop for Checkpointer {
     }
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cache_bytes: u64,
     disk: Arc<dyn Disk>,
     snapshots: PathBuf,
     outbox: Sender<Done>,
     key_cursor: KeyHash,
+    /// A snapshot under way.
+    writing: Option<Writing>,
+    /// A new sled under way: not beside a snapshot.
+    pub(super) refill: Option<Refill>,
+    /// The last checkpoint of this run.
+    meta: Meta,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
+        if let Ok(Base::Rebuild(rebuild)) = self.shared.base()
+            && !self.rebuild(&rebuild)
+        {
+            return;
+        }
         loop {
-            match inbox.recv_timeout(DISK_CHECK_EVERY) {
-                Ok(job) => {
-                    if self.carry_out(&job).is_err() {
-                        return;
+            let job = if self.writing.is_some() || self.refill.is_some() {
+                inbox.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+            } else {
+                let waited = inbox.recv_timeout(DISK_CHECK_EVERY);
+                waited.map_err(|error| error == RecvTimeoutError::Disconnected)
+            };
+            let done = match job {
+                // A full disk is waited out, not taken for a failure of the table.
+                Ok(job) if !self.wait_for_room(job.generation.bytes() * SLED_FACTOR) => break,
+                Ok(job) => self.carry_out(&job),
+                Err(false) => Ok(()),
+                Err(true) => break,
+            };
+            // A slice behind each checkpoint too: a busy store must come to the end of its snapshot.
+            if done.and_then(|()| self.slice()).is_err() {
+                return;
+            }
+            self.look_at_disk();
+        }
+        self.abandon();
+        self.give_up_refill("the store is closed");
+    }
+
+    fn look_at_disk(&self) {
+        self.shared.look_at_disk();
+        self.shared.ballast.look(self.shared.disk_free_bytes.load(Ordering::Relaxed));
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire) || self.shared.check().is_err()
+    }
+
+    /// Makes a new table and puts it in its place. False: it was told to stop, or the store has failed.
+    ///
+    /// Without room on the disk it waits: everything can be read by place until then.
+    fn rebuild(&self, rebuild: &Rebuild) -> bool {
+        let begun = Instant::now();
+        loop {
+            let no_room = Cell::new(false);
+            let stop = || {
+                self.look_at_disk();
+                #[cfg(test)]
+                while self.shared.rebuild_held.load(Ordering::Acquire) && !self.stopping() {
+                    std::thread::yield_now();
+                }
+                no_room.set(!self.shared.has_room_for(0));
+                self.stopping() || no_room.get()
+            };
+            match rebuild::fill(rebuild, &stop) {
+                Ok(Filled::Whole(table)) => {
+                    let replaced = self.shared.replace_base(Base::Table(table));
+                    crash_point("rebuilt");
+                    self.shared.health().rebuilding = None;
+                    tracing::info!(
+                        actions = rebuild.index.len(),
+                        duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        "table rebuilt"
+                    );
+                    return replaced.is_some();
+                }
+                Ok(Filled::Stopped) if !no_room.get() => return false,
+                Err(error) if self.shared.has_room_for(0) => {
+                    self.shared.poison(&error.to_string());
+                    return false;
+                }
+                Ok(Filled::Stopped) | Err(_) => {
+                    tracing::warn!("disk is too full to rebuild the table");
+                    let aside = self.shared.dir.join("quarantine");
+                    // The last table is of use to whoever looks into it, but not for that.
+                    let freed = rebuild.begin_again().and_then(|()| remove_tree(&aside));
+                    if let Err(error) = freed {
+                        tracing::warn!(%error, "cannot free what a rebuild took");
+                    }
+                    if !self.wait_for_room(0) {
+                        return false;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.shared.look_at_disk();
+        }
+    }
+
+    /// Until so many bytes can be written. False: it was told to stop.
+    fn wait_for_room(&self, bytes: u64) -> bool {
+        self.look_at_disk();
+        let mut told = false;
+        while !self.shared.has_room_for(bytes) {
+            if self.stopping() {
+                return false;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(bytes, "disk is full: checkpoints wait, the journal goes on");
+            }
+            // Nobody tells when there is room again.
+            std::thread::sleep(DISK_CHECK_EVERY);
+            self.look_at_disk();
+        }
+        true
+    }
+
+    fn table(&self) -> Result<Arc<Table>, StoreError> {
+        match self.shared.base()? {
+            Base::Table(table) => Ok(table),
+            // It has ended before the first checkpoint.
+            Base::Rebuild(_) => Err(self.shared.poison("a checkpoint began while the table was rebuilt")),
         }
     }
 
     fn carry_out(&mut self, job: &Job) -> Result<(), StoreError> {
-        let table = self.shared.table()?;
+        let table = self.table()?;
+        if let Some(writing) = &mut self.writing {
+            let taken_up = writing.take_up(&table, &job.generation);
+            self.survive(taken_up)?;
+        }
+        self.refill_take_up(&job.generation);
         let result = self.checkpoint(&table, job);
         self.shared.trust(result)?;
         {
@@ -124,9 +264,18 @@ impl Worker {
             self.shared.memory_bytes.store(memory.bytes(), Ordering::Relaxed);
         }
         self.shared.health().checkpoints += 1;
+        self.meta.clone_from(&job.meta);
         // The store may be gone already; then nobody needs to know.
         let _ = self.outbox.send(Done::Checkpoint);
-        if job.snapshot { self.snapshot(&table, &job.meta) } else { Ok(()) }
+        if self.writing.is_none()
+            && job.snapshot
+            && self.refill.is_none()
+            && self.shared.has_room_for(job.snapshot_bytes)
+        {
+            let writing = Writing::begin(&*self.disk, &self.snapshots, job.meta.group);
+            self.writing = self.survive(writing.map_err(SnapshotError::Io))?;
+        }
+        Ok(())
     }
 
     fn checkpoint(&mut self, table: &Table, job: &Job) -> Result<(), TableError> {
@@ -161,34 +310,68 @@ impl Worker {
         Ok(())
     }
 
-    fn snapshot(&self, table: &Table, meta: &Meta) -> Result<(), StoreError> {
-        match snapshot::write(&*self.disk, &self.snapshots, table, meta) {
-            Ok(bytes) => {
-                let release = self.keep_two().unwrap_or_else(|error| {
-                    tracing::warn!(%error, "cannot remove old snapshots");
-                    0
-                });
-                self.shared.health().snapshots += 1;
-                let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
-                Ok(())
-            }
+    /// The next part of the snapshot under way, if one is.
+    fn slice(&mut self) -> Result<(), StoreError> {
+        if self.refill.is_some() {
+            let (table, meta) = (self.table()?, self.meta.clone());
+            return self.refill_slice(&table, &meta);
+        }
+        if self.writing.is_none() {
+            return Ok(());
+        }
+        let table = self.table()?;
+        if self.stopping() || !self.shared.has_room_for(0) {
+            self.abandon();
+        }
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let sliced = writing.slice(&table);
+        if self.survive(sliced)? != Some(true) {
+            return Ok(());
+        }
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let meta = self.meta.clone();
+        let finished = writing.finish(&*self.disk, &self.snapshots, &meta);
+        if let Some(bytes) = self.survive(finished)? {
+            let release = self.keep_some().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot remove old snapshots");
+                0
+            });
+            self.shared.health().snapshots += 1;
+            let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
+            return self.look_at_growth(bytes);
+        }
+        Ok(())
+    }
+
+    /// Without a snapshot if the disk said no, or is full: a later checkpoint tries again. A table that does not
+    /// hold what it should is the end.
+    fn survive<T>(&mut self, result: Result<T, SnapshotError>) -> Result<Option<T>, StoreError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
             Err(SnapshotError::Io(error)) => {
                 tracing::warn!(%error, "cannot write a snapshot");
-                Ok(())
+                self.abandon();
+                Ok(None)
             }
             Err(SnapshotError::Table(error)) => Err(self.shared.poison(&error.to_string())),
         }
     }
 
-    /// Removes all snapshots but the newest two; the group of the older one, if there are two.
+    fn abandon(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            writing.abandon(&*self.disk);
+        }
+    }
+
+    /// Removes all snapshots but the newest ones; the group of the oldest that is left.
     ///
-    /// The older one and the journal from it on stand in if the newest cannot be read one day.
-    fn keep_two(&self) -> std::io::Result<u64> {
+    /// The newest was read back before it got its name: the journal before it is needed no more.
+    fn keep_some(&self) -> std::io::Result<u64> {
         let groups = snapshot::list(&*self.disk, &self.snapshots)?;
-        for old in groups.iter().skip(2) {
+        for old in groups.iter().skip(SNAPSHOTS_KEPT) {
             self.disk.remove(&snapshot::path(&self.snapshots, *old))?;
         }
-        Ok(groups.get(1).copied().unwrap_or(0))
+        Ok(groups.get(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0))
     }
 }
 

@@ -7,6 +7,8 @@
 //!  running         boot and mount under which sled was last opened
 //!  clean           sled was closed and synced; removed, durably, before it is opened
 //!  storage-error   the last run ended because a read, write or sync failed
+//!  table-in        which of the directories `table` and `table.2` is sled's, if one took the other's place, and
+//!                  how large it was then
 //! ```
 //!
 //! sled is trusted with `clean`, or with the same `running` as now: then only a process died, and the page
@@ -158,12 +160,28 @@ impl Marks {
 
     /// Durably says that sled is open: before it is opened.
     pub fn leave_running(&self, machine: &Machine) -> Result<(), StoreError> {
-        self.write("running", &running_text(machine))?;
+        let text = running_text(machine);
+        // A disk without room for a mark is no reason not to start if it says so already.
+        if self.read("running")?.as_ref() != Some(&text) {
+            self.write("running", &text)?;
+        }
         self.remove("clean")
     }
 
     pub fn leave_clean(&self) -> Result<(), StoreError> {
         self.write("clean", "")
+    }
+
+    /// The directory that sled is in, and how large it was when it was made anew.
+    pub fn table_in(&self) -> Result<(&'static str, u64), StoreError> {
+        let text = self.read("table-in")?.unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let name = if words.next() == Some("table.2") { "table.2" } else { "table" };
+        Ok((name, words.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+    }
+
+    pub fn leave_table_in(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        self.write("table-in", &format!("{name} {bytes}\n"))
     }
 
     /// Best effort: the disk may be what failed.

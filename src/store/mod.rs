@@ -11,8 +11,8 @@
 //! - `memory`: what changed since the last checkpoint, bounded in bytes.
 //! - `table`: sled as of the last checkpoint; never relied upon alone. `checkpoint` fills it.
 //! - `snapshot`: an export of the table from which, with the journal behind it, sled is rebuilt.
-//! - `open`, `recover`, `replay`: a start. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
-//! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
+//! - `open`, `recover`, `replay`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
+//! - `growth`: sled made anew when its file has grown. `ballast`: room on the disk that is kept back. `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
 //!
 //! # Guarantees
 //!
@@ -28,15 +28,19 @@ use std::sync::Arc;
 use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
 use crate::crash_point;
 
+mod ballast;
+mod base;
 mod checkpoint;
 mod codec;
 pub mod disk;
+mod growth;
 pub mod journal;
 mod ledger;
 mod marks;
 mod memory;
 mod open;
 mod reader;
+mod rebuild;
 mod record;
 mod recover;
 mod replay;
@@ -61,7 +65,7 @@ pub struct Options {
     pub memory_bytes_max: u64,
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// A snapshot is taken when the journal since the last one is larger than this and than half the last snapshot.
+    /// A snapshot is taken when the journal since the last one is larger than this and than a fifth of that snapshot.
     pub snapshot_after_bytes: u64,
     /// Below this many free bytes on the disk new submissions are refused.
     pub disk_reserve_bytes: u64,
@@ -166,9 +170,14 @@ impl Store {
     /// Opens the store in `options.dir`, or creates it there; every unfinished action goes to `loader`.
     ///
     /// Returns when the start is durable: what was replayed survives loss of power, and so does the new
-    /// incarnation. May take a while if sled must be rebuilt, see [`Health::last_rebuild_reason`].
+    /// incarnation. If sled must be rebuilt, that goes on behind it: see [`Health::rebuilding`].
     pub fn open(options: &Options, now: Timestamp, loader: &mut dyn Loader) -> Result<Opened, StoreError> {
-        let environment = open::Environment { disk: Arc::new(disk::RealDisk), machine: None };
+        let environment = open::Environment {
+            disk: Arc::new(disk::RealDisk),
+            machine: None,
+            #[cfg(test)]
+            rebuild_held: false,
+        };
         open::open(options, environment, now, loader)
     }
 }

@@ -4,12 +4,12 @@
 //!  lock ─▶ identity ─▶ marks ─┬─ trusted ───▶ open sled ─▶ replay behind its checkpoint ─▶ count anew ─┐
 //!                             │                   └── anything does not match ──┐                      │
 //!                             └─ not trusted ─▶ quarantine ◀────────────────────┘                      ▼
-//!                                                   └─▶ snapshot into a new sled ─▶ replay ─▶ count ─▶ started
+//!                                                   └─▶ snapshot ─▶ replay ─▶ count ─▶ started, sled is filled beside
 //! ```
 //!
-//! Trusted or rebuilt, the same scan hands every unfinished action to the engine in the order of ids and
-//! counts all of them: live count and digest must be what checkpoint and journal say. Nothing per action
-//! stays in memory but what the journal holds behind the checkpoint.
+//! Trusted or not, every unfinished action goes to the engine in the order of ids, and all are counted: live
+//! count and digest must be what checkpoint and journal say. Nothing per action stays in memory but what the
+//! journal holds behind the checkpoint, and 24 bytes an action while sled is rebuilt ([`super::rebuild`]).
 //!
 //! # Guarantees
 //!
@@ -33,6 +33,7 @@ use super::record::Record;
 use super::recover::{Recovered, Recovery};
 use super::retention::Retention;
 use super::shared::Shared;
+use super::snapshot;
 use super::writer::Store;
 use super::{Health, Loader, Opened, Options, StoreError};
 use crate::action::{ActionId, Timestamp};
@@ -42,6 +43,9 @@ pub(super) struct Environment {
     pub disk: Arc<dyn Disk>,
     /// None: this one.
     pub machine: Option<Machine>,
+    /// Has a rebuild wait.
+    #[cfg(test)]
+    pub rebuild_held: bool,
 }
 
 pub(super) fn open(
@@ -51,7 +55,9 @@ pub(super) fn open(
     loader: &mut dyn Loader,
 ) -> Result<Opened, StoreError> {
     let begun = Instant::now();
-    let Environment { disk, machine } = environment;
+    #[cfg(test)]
+    let rebuild_held = environment.rebuild_held;
+    let Environment { disk, machine, .. } = environment;
     let dir = &options.dir;
     make_dir(dir)?;
     let marks = Marks::new(dir.clone());
@@ -60,7 +66,12 @@ pub(super) fn open(
     let (store_id, is_new) = found_or_find(options, &marks, &disk)?;
     let snapshots = dir.join("snapshot");
     disk.create_dir(&snapshots).map_err(io_error("create", &snapshots))?;
-    let mut recovery = Recovery { options, disk: Arc::clone(&disk), store_id, loader, reason: None };
+    snapshot::remove_unfinished(&*disk, &snapshots).map_err(io_error("clear", &snapshots))?;
+    let (table, _) = marks.table_in()?;
+    // Of the two directories the other is half a new table, or what is left of an old one.
+    remove_tree(&dir.join(if table == "table" { "table.2" } else { "table" }))?;
+    let table = dir.join(table);
+    let mut recovery = Recovery { options, disk: Arc::clone(&disk), table, store_id, loader, reason: None };
     let distrust = if is_new { None } else { marks.distrust(&machine)? };
     if let Some(reason) = &distrust {
         recovery.quarantine(reason)?;
@@ -72,8 +83,7 @@ pub(super) fn open(
     let recovered = if is_new || distrust.is_some() { recovery.rebuild()? } else { recovery.run()? };
     // Before the first checkpoint there was nothing in sled to lose.
     let rebuilt = recovery.reason.filter(|_| recovered.had_checkpoint);
-    let Recovered { table, mut journal, generation, mut ledger, finished, snapshot, has_meta, .. } =
-        recovered;
+    let Recovered { base, mut journal, generation, mut ledger, finished, snapshot, has_meta, .. } = recovered;
 
     ledger.incarnation += 1;
     let boot_id = machine.boot_id;
@@ -84,6 +94,7 @@ pub(super) fn open(
 
     let (snapshot_group, snapshot_bytes) = snapshot.unwrap_or((0, 0));
     let health = Health {
+        rebuilding: rebuilt.clone().filter(|_| base.is_rebuilding()),
         rebuilds: u64::from(rebuilt.is_some()),
         last_rebuild_reason: rebuilt,
         live_actions: ledger.live_count,
@@ -99,8 +110,10 @@ pub(super) fn open(
         "store opened"
     );
     let memory = super::memory::Memory { current: generation, frozen: None };
-    let shared = Arc::new(Shared::new(marks.clone(), dir.clone(), memory, table, ledger.next_id, health));
-    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots)?;
+    let shared = Arc::new(Shared::new(marks.clone(), options, memory, base, ledger.next_id, health));
+    #[cfg(test)]
+    shared.rebuild_held.store(rebuild_held, std::sync::atomic::Ordering::Release);
+    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots, options.cache_bytes)?;
     let opened =
         (ledger.incarnation, ledger.store_id.clone(), ledger.paused_queues.iter().cloned().collect());
     let (incarnation, store_id, paused_queues) = opened;
@@ -117,6 +130,7 @@ pub(super) fn open(
         unsaved_since: Some(begun),
         // A rebuilt table is of use to the next start once it has a checkpoint.
         checkpoint_now: !has_meta && !is_new,
+        closing: false,
         snapshot_group,
         snapshot_bytes,
         retention: Retention::new(finished),

@@ -41,8 +41,7 @@ impl Reader {
         let mut before = before.map_or(newest, |id| id.0.min(newest));
         loop {
             let entries = self.shared.memory().newest_below(before, ENTRIES_AT_ONCE);
-            let table = self.shared.table()?;
-            let pack = self.shared.trust(table.pack_before(before))?;
+            let pack = self.shared.read(|base| base.some_before(before))?;
             // Both sides are known from here up: nothing in between is missed.
             let of_entries = entries.last().filter(|_| entries.len() == ENTRIES_AT_ONCE).map(|(id, _)| *id);
             let of_pack = pack.first().map(|stored| stored.id);

@@ -1,27 +1,30 @@
-//! Brings table, journal and memory together at a start: either sled as it lies there, or a new one made from
-//! a snapshot. See [`super::open`] for the order of things.
+//! Brings table, journal and memory together at a start: either sled as it lies there, or snapshot and journal
+//! until a new one is made from them. See [`super::open`] for the order of things.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ballast::Ballast;
+use super::base::Base;
 use super::crash_point::crash_point;
 use super::disk::Disk;
-use super::journal::{GroupNumber, Journal};
+use super::journal::{GroupNumber, Journal, Replayed};
 use super::ledger::Ledger;
 use super::marks::{io_error, make_dir, sync_dir};
 use super::memory::{Entry, Generation};
 use super::open::remove_tree;
+use super::rebuild::{self, Gather, Gathered, Rebuild};
 use super::record::{peek_status, version_hash};
 use super::replay::Replay;
 use super::shared::action;
-use super::snapshot::{self, Piece, Unreadable};
+use super::snapshot::{self, Unreadable};
 use super::table::pack::Stored;
 use super::table::{Table, TableError};
 use super::{Loader, Options, StoreError};
 
 /// Everything a store runs on.
 pub(super) struct Recovered {
-    pub table: Table,
+    pub base: Base,
     pub journal: Journal,
     pub generation: Generation,
     pub ledger: Ledger,
@@ -38,6 +41,8 @@ pub(super) struct Recovered {
 pub(super) struct Recovery<'a> {
     pub options: &'a Options,
     pub disk: Arc<dyn Disk>,
+    /// sled's directory.
+    pub table: PathBuf,
     pub store_id: String,
     pub loader: &'a mut dyn Loader,
     /// Why sled was rebuilt, if it was.
@@ -90,7 +95,7 @@ impl Recovery<'_> {
     /// Moves sled's directory aside; only the last one is kept.
     pub fn quarantine(&mut self, reason: &str) -> Result<(), StoreError> {
         self.reason = Some(reason.to_owned());
-        let (table, aside) = (self.options.dir.join("table"), self.options.dir.join("quarantine"));
+        let (table, aside) = (self.table.clone(), self.options.dir.join("quarantine"));
         if table.exists() {
             tracing::warn!(reason, "table is not trusted and is rebuilt from snapshot and journal");
             remove_tree(&aside)?;
@@ -105,7 +110,7 @@ impl Recovery<'_> {
     }
 
     fn trust(&mut self) -> Result<Recovered, Trouble> {
-        let table = Table::open(&self.options.dir.join("table"), self.options.cache_bytes)?;
+        let table = Table::open(&self.table, self.options.cache_bytes)?;
         let Some(meta) = table.meta()? else {
             let dir = self.options.dir.join("snapshot");
             let snapshots = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
@@ -129,9 +134,16 @@ impl Recovery<'_> {
         // The checkpoint's own group says what it holds; a snapshot says the same, and the group may be gone.
         let after = if told.is_some() { meta.group } else { meta.group.saturating_sub(1) };
         let (held, counted) = (meta.group, (meta.live_count, meta.digest));
-        let mut replay = self.replay(&table, Ledger::from_meta(meta), held, true);
-        replay.checkpointed = told;
-        let journal = self.open_journal(after, &mut replay);
+        let mut replay = Replay {
+            table: &table,
+            generation: Generation::default(),
+            ledger: Ledger::from_meta(meta),
+            held,
+            checkpointed: told,
+            distrust: None,
+            journal: self.options.dir.join("journal"),
+        };
+        let journal = self.open_journal(after, &mut |replayed| replay.take(&replayed));
         if let Some(why) = replay.distrust.take() {
             return Err(Trouble::Distrust(why));
         }
@@ -143,7 +155,7 @@ impl Recovery<'_> {
         let finished = self.load_all(&table, &generation, &ledger)?;
         let snapshot = snapshot.map(|(meta, bytes)| (meta.group, bytes));
         Ok(Recovered {
-            table,
+            base: Base::Table(Arc::new(table)),
             journal,
             generation,
             ledger,
@@ -154,7 +166,7 @@ impl Recovery<'_> {
         })
     }
 
-    /// Makes a new table from the newest snapshot that can be read, and the journal behind it.
+    /// Takes up the newest snapshot that can be read and the journal behind it, for a new table to be made from.
     pub fn rebuild(&mut self) -> Result<Recovered, StoreError> {
         let dir = self.options.dir.join("snapshot");
         let groups = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
@@ -180,7 +192,7 @@ impl Recovery<'_> {
             Ok(Ok(recovered)) => self.set_aside(&damaged).map(|()| recovered),
             Ok(Err(Unreadable { detail, .. })) => Err(StoreError::Io {
                 what: "rebuild",
-                path: self.options.dir.join("table"),
+                path: self.table.clone(),
                 source: std::io::Error::other(detail),
             }),
             // The journal does not reach back to the first action: the snapshot is what is missing.
@@ -198,46 +210,40 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// Everything but sled itself, which the checkpoint thread fills from what is found here.
     fn rebuild_from(&mut self, group: Option<u64>) -> Result<Result<Recovered, Unreadable>, StoreError> {
         let failed = |error: TableError| StoreError::Io {
             what: "rebuild",
-            path: self.options.dir.join("table"),
+            path: self.table.clone(),
             source: std::io::Error::other(error),
         };
-        let dir = self.options.dir.join("table");
-        remove_tree(&dir)?;
-        let table = Table::open(&dir, self.options.cache_bytes).map_err(failed)?;
-        let mut ledger = Ledger::new(self.store_id.clone());
+        let mut gather = Gather::new(self.store_id.clone(), self.options.dir.join("journal"));
         let (mut held, mut newest) = (0, None);
         if let Some(group) = group {
             let path = snapshot::path(&self.options.dir.join("snapshot"), group);
-            match fill(&*self.disk, &path, &table).map_err(failed)? {
-                Ok(meta) if meta.store_id == self.store_id && meta.group == group => {
-                    held = meta.group;
-                    ledger = Ledger::from_meta(meta);
-                    newest = Some((group, self.len(&path)));
-                }
-                Ok(_) => {
-                    return Ok(Err(Unreadable { offset: 0, detail: "it is not this store's".to_owned() }));
-                }
+            match gather.snapshot(&*self.disk, &path) {
+                Ok(of) if of == group => (held, newest) = (group, Some((group, self.len(&path)))),
+                Ok(_) => return Ok(Err(Unreadable { offset: 0, detail: "it has another name".to_owned() })),
                 Err(unreadable) => return Ok(Err(unreadable)),
             }
-            crash_point("rebuild_filled");
         }
-        let mut replay = self.replay(&table, ledger, held, false);
-        let journal = self.open_journal(held, &mut replay)?;
-        let Replay { generation, ledger, saw_checkpoint, .. } = replay;
-        let finished = match self.load_all(&table, &generation, &ledger) {
-            Ok(finished) => finished,
-            Err(Trouble::Store(error)) => return Err(error),
-            Err(Trouble::Young) => return Err(failed(TableError("it holds no checkpoint".to_owned()))),
-            Err(Trouble::Distrust(why)) => return Err(failed(TableError(why))),
+        let journal = self.open_journal(held, &mut |replayed| gather.take(&replayed))?;
+        let gathered = gather.end(Arc::clone(&self.disk), journal.reader());
+        let Gathered { index, sources, ledger, saw_checkpoint } = gathered;
+        self.loader.begin();
+        let finished = rebuild::load(&index, &sources, self.loader).map_err(failed)?;
+        crash_point("rebuild_gathered");
+        let dir = self.table.clone();
+        let base = if index.is_empty() && newest.is_none() {
+            remove_tree(&dir)?;
+            Base::Table(Arc::new(Table::open(&dir, self.options.cache_bytes).map_err(failed)?))
+        } else {
+            Base::Rebuild(Arc::new(Rebuild::new(index, sources, dir, self.options.cache_bytes)))
         };
-        crash_point("rebuilt");
         Ok(Ok(Recovered {
-            table,
+            base,
             journal,
-            generation,
+            generation: Generation::default(),
             ledger,
             finished,
             snapshot: newest,
@@ -268,28 +274,20 @@ impl Recovery<'_> {
         self.disk.open(snapshot).and_then(|file| file.len()).unwrap_or(0)
     }
 
-    fn replay<'t>(&self, table: &'t Table, ledger: Ledger, held: u64, trusted: bool) -> Replay<'t> {
-        Replay {
-            table,
-            generation: Generation::default(),
-            ledger,
-            held,
-            checkpointed: None,
-            saw_checkpoint: false,
-            trusted,
-            distrust: None,
-            spill_bytes: if trusted { u64::MAX } else { self.options.memory_bytes_max / 2 },
-            journal: self.options.dir.join("journal"),
-        }
-    }
-
-    fn open_journal(&self, after: u64, replay: &mut Replay<'_>) -> Result<Journal, StoreError> {
+    fn open_journal(
+        &self,
+        after: u64,
+        replay: &mut dyn FnMut(Replayed<'_>) -> Result<(), StoreError>,
+    ) -> Result<Journal, StoreError> {
+        // Only now: sled would take the room first.
+        let Options { dir, segment_bytes, disk_reserve_bytes, .. } = self.options;
+        Ballast::new(dir, *segment_bytes, *disk_reserve_bytes).make_room();
         Journal::open(
             Arc::clone(&self.disk),
             self.options.dir.join("journal"),
             self.options.segment_bytes,
             GroupNumber(after),
-            &mut |replayed| replay.take(&replayed),
+            replay,
         )
     }
 
@@ -350,19 +348,4 @@ impl Count<'_> {
         }
         Ok(())
     }
-}
-
-/// Copies a snapshot into an empty table.
-fn fill(
-    disk: &dyn Disk,
-    path: &Path,
-    table: &Table,
-) -> Result<Result<super::record::Meta, Unreadable>, TableError> {
-    let mut writer = table.writer();
-    let read = snapshot::read(disk, path, &mut |piece| match piece {
-        Piece::Action { id, body, status } => writer.add(id, body, status),
-        Piece::Key(hash, used) => writer.put_key(&hash, &used),
-    })?;
-    writer.finish()?;
-    Ok(read)
 }

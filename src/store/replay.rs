@@ -1,4 +1,5 @@
-//! Takes up the journal's records at a start, on top of what a table holds.
+//! Takes up the journal's records at a start, on top of what a trusted table holds. A start without a table is
+//! in [`super::rebuild`].
 //!
 //! Every change passes through the one transition function and must follow the version before it. The
 //! result is a generation as a running store would have it, and the ledger that goes with it.
@@ -10,14 +11,13 @@
 use std::path::PathBuf;
 
 use super::StoreError;
-use super::checkpoint::write_generation;
 use super::codec::Malformed;
 use super::journal::Replayed;
 use super::ledger::Ledger;
 use super::memory::{Entry, Generation, Live};
 use super::record::{Record, StoredKeyUse, decode_body, decode_status, peek_status};
 use super::table::{Table, TableError, key_hash};
-use crate::action::{ActionId, Body, Event, IllegalTransition, State};
+use crate::action::{Body, Event, IllegalTransition, State};
 
 pub(super) struct Replay<'a> {
     pub table: &'a Table,
@@ -27,32 +27,23 @@ pub(super) struct Replay<'a> {
     pub held: u64,
     /// Live count and digest that the journal says the table's checkpoint has.
     pub checkpointed: Option<(u64, u64)>,
-    /// Whether any checkpoint was ever made in the part that is replayed.
-    pub saw_checkpoint: bool,
-    /// Set while the table is only trusted, not just rebuilt: a contradiction is then the table's fault.
-    pub trusted: bool,
-    /// Why the table is not trusted after all.
+    /// Why the table is not trusted after all: a contradiction is taken for its fault.
     pub distrust: Option<String>,
-    /// Above this the generation goes to the table in between; only while it is rebuilt.
-    pub spill_bytes: u64,
     pub journal: PathBuf,
 }
 
-enum Trouble {
-    Table(TableError),
-    Contradiction(String),
-    Illegal(u64, IllegalTransition),
-}
+/// Why the table cannot be what the journal was written on.
+struct Trouble(String);
 
 impl From<TableError> for Trouble {
     fn from(error: TableError) -> Self {
-        Self::Table(error)
+        Self(error.to_string())
     }
 }
 
 impl From<Malformed> for Trouble {
     fn from(Malformed(error): Malformed) -> Self {
-        Self::Contradiction(error)
+        Self(error)
     }
 }
 
@@ -75,30 +66,10 @@ impl Replay<'_> {
             }
             return Ok(());
         }
-        match self.apply(record) {
-            Ok(()) => Ok(()),
-            Err(Trouble::Table(error)) => {
-                Err(self.fall_back(error.to_string()).unwrap_or_else(|| StoreError::Io {
-                    what: "rebuild",
-                    path: self.journal.with_file_name("table"),
-                    source: std::io::Error::other(error),
-                }))
-            }
-            Err(Trouble::Contradiction(detail)) => {
-                Err(self.fall_back(detail.clone()).unwrap_or_else(|| damaged(&self.journal, detail)))
-            }
-            Err(Trouble::Illegal(id, source)) => Err(self
-                .fall_back(source.to_string())
-                .unwrap_or(StoreError::Illegal { id: ActionId(id), source })),
-        }
-    }
-
-    /// Notes why the table cannot be trusted, and ends this replay; nothing if there is no other way.
-    fn fall_back(&mut self, why: String) -> Option<StoreError> {
-        if self.trusted {
+        self.apply(record).map_err(|Trouble(why)| {
             self.distrust = Some(why);
-        }
-        self.trusted.then_some(StoreError::Rebuilding)
+            StoreError::Rebuilding
+        })
     }
 
     fn apply(&mut self, record: Record<'_>) -> Result<(), Trouble> {
@@ -114,20 +85,13 @@ impl Replay<'_> {
             Record::QueuePaused { queue, paused } => self.ledger.paused(queue, paused),
             Record::Started { incarnation, boot_id: _ } => self.ledger.incarnation = incarnation,
             Record::Checkpointed { live_count, digest } => {
-                self.saw_checkpoint = true;
                 if (live_count, digest) != (self.ledger.live_count, self.ledger.digest) {
-                    return Err(Trouble::Contradiction(format!(
+                    return Err(Trouble(format!(
                         "there are {} actions where a checkpoint counted {live_count}, or other versions of them",
                         self.ledger.live_count
                     )));
                 }
             }
-        }
-        if self.generation.bytes() > self.spill_bytes {
-            let generation = std::mem::take(&mut self.generation);
-            let mut writer = self.table.writer();
-            write_generation(&mut writer, &generation)?;
-            writer.finish()?;
         }
         Ok(())
     }
@@ -135,7 +99,7 @@ impl Replay<'_> {
     fn submitted(&mut self, id: u64, body: &[u8], status: &[u8]) -> Result<(), Trouble> {
         let (version, state) = peek_status(status)?;
         if id != self.ledger.next_id || version != 1 {
-            return Err(Trouble::Contradiction(format!(
+            return Err(Trouble(format!(
                 "action {id} was accepted where {} is the next one",
                 self.ledger.next_id
             )));
@@ -152,21 +116,24 @@ impl Replay<'_> {
     fn changed(&mut self, id: u64, event: Event, status: &[u8]) -> Result<(), Trouble> {
         let new = decode_status(status)?;
         let from = new.version.checked_sub(1);
-        let from = from.ok_or_else(|| Trouble::Contradiction(format!("action {id} has version 0")))?;
+        let from = from.ok_or_else(|| Trouble(format!("action {id} has version 0")))?;
         let before = match self.generation.actions.get(&id) {
             Some(Entry::Live(live)) => Some((live.version, live.state)),
             Some(Entry::Deleted) => {
-                return Err(Trouble::Contradiction(format!("action {id} changed after it was deleted")));
+                return Err(Trouble(format!("action {id} changed after it was deleted")));
             }
             None => self.in_table(id)?,
         };
         match before {
-            Some((version, state)) if version == from => check(id, state, event, new.state)?,
+            Some((version, state)) if version == from => {
+                check(state, event, new.state)
+                    .map_err(|illegal| Trouble(format!("action {id}: {illegal}")))?;
+            }
             // The table is ahead.
-            Some((version, _)) if self.trusted && version >= new.version => {}
-            None if self.trusted && id < self.ledger.next_id => {}
+            Some((version, _)) if version >= new.version => {}
+            None if id < self.ledger.next_id => {}
             _ => {
-                return Err(Trouble::Contradiction(format!(
+                return Err(Trouble(format!(
                     "version {} of action {id} does not follow {:?}",
                     new.version,
                     before.map(|(version, _)| version)
@@ -186,12 +153,8 @@ impl Replay<'_> {
 }
 
 /// Whether `event` leads from one state to the other.
-fn check(id: u64, state: State, event: Event, next: State) -> Result<(), Trouble> {
-    match state.apply(event) {
-        Ok(legal) if legal == next => Ok(()),
-        Ok(_) => Err(Trouble::Illegal(id, IllegalTransition { state, event })),
-        Err(illegal) => Err(Trouble::Illegal(id, illegal)),
-    }
+pub(super) fn check(state: State, event: Event, next: State) -> Result<(), IllegalTransition> {
+    if state.apply(event)? == next { Ok(()) } else { Err(IllegalTransition { state, event }) }
 }
 
 /// The use of its idempotency key that an action makes, if it has one.

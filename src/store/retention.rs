@@ -8,7 +8,6 @@ use super::StoreError;
 use super::memory::Entry;
 use super::record::{Record, decode_status, peek_status};
 use super::table::TableError;
-use super::table::pack::Stored;
 use super::writer::Store;
 use crate::action::{ActionId, State, Status, Timestamp};
 
@@ -102,8 +101,7 @@ impl Store {
     /// Ids and statuses from the walk's cursor on: those of the table's next pack, or those that only memory has.
     fn next_part(&self) -> Result<Option<Part>, StoreError> {
         let cursor = self.retention.cursor;
-        let table = self.shared.table()?;
-        let pack = self.shared.trust(next_pack(&table, cursor))?;
+        let pack = self.shared.read(|base| base.some_from(cursor))?;
         let bounded = pack.last().map_or(u64::MAX, |stored| stored.id);
         let mut ids: Vec<u64> = pack.iter().map(|stored| stored.id).collect();
         {
@@ -129,18 +127,6 @@ impl Store {
         };
         Ok(Some(ids.iter().map(status).collect()))
     }
-}
-
-/// The actions from `from` on in the first pack that has any.
-fn next_pack(table: &super::table::Table, from: u64) -> Result<Vec<Stored>, TableError> {
-    let mut packs = table.packs(from)?;
-    while let Some(mut actions) = packs.next()? {
-        actions.retain(|stored| stored.id >= from);
-        if !actions.is_empty() {
-            return Ok(actions);
-        }
-    }
-    Ok(Vec::new())
 }
 
 /// The status, if it is a final one; an empty one is that of a deleted action.

@@ -4,47 +4,65 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::ballast::{Ballast, free_bytes};
+use super::base::Base;
 use super::codec::Malformed;
 use super::marks::Marks;
 use super::memory::{Entry, Memory};
 use super::record::{decode_body, decode_status};
-use super::table::{Table, TableError};
-use super::{Health, StoreError};
+use super::table::TableError;
+use super::{Health, Options, StoreError};
 use crate::action::{Action, ActionId};
+
+/// Beside a segment for the journal: for marks, and for what others write in a second.
+const FLOOR_BYTES: u64 = 8 << 20;
 
 pub(super) struct Shared {
     memory: RwLock<Memory>,
     /// None once the store is closed.
-    table: RwLock<Option<Arc<Table>>>,
+    base: RwLock<Option<Base>>,
+    /// What takes long on the checkpoint thread is to be given up.
+    pub stopping: AtomicBool,
+    /// A test wants the rebuild to wait.
+    #[cfg(test)]
+    pub rebuild_held: AtomicBool,
     /// One above the newest durable action.
     pub next_id: AtomicU64,
     poisoned: AtomicBool,
     pub memory_bytes: AtomicU64,
     pub disk_free_bytes: AtomicU64,
     health: Mutex<Health>,
-    marks: Marks,
+    pub marks: Marks,
+    pub ballast: Ballast,
+    /// Below this many free bytes only the journal may write.
+    floor_bytes: u64,
     pub dir: PathBuf,
 }
 
 impl Shared {
     pub fn new(
         marks: Marks,
-        dir: PathBuf,
+        options: &Options,
         memory: Memory,
-        table: Table,
+        base: Base,
         next_id: u64,
         health: Health,
     ) -> Self {
         Self {
             memory_bytes: AtomicU64::new(memory.bytes()),
             memory: RwLock::new(memory),
-            table: RwLock::new(Some(Arc::new(table))),
+            base: RwLock::new(Some(base)),
+            stopping: AtomicBool::new(false),
+            #[cfg(test)]
+            rebuild_held: AtomicBool::new(false),
             next_id: AtomicU64::new(next_id),
             poisoned: AtomicBool::new(false),
             disk_free_bytes: AtomicU64::new(u64::MAX),
             health: Mutex::new(health),
+            ballast: Ballast::new(&options.dir, options.segment_bytes, options.disk_reserve_bytes),
+            floor_bytes: options.disk_reserve_bytes.min(options.segment_bytes + FLOOR_BYTES),
             marks,
-            dir,
+            dir: options.dir.clone(),
         }
     }
 
@@ -64,19 +82,47 @@ impl Shared {
 
     /// Notes how much room the disk has. An unanswered question changes nothing.
     pub fn look_at_disk(&self) {
-        if let Ok(stat) = rustix::fs::statvfs(&self.dir) {
-            self.disk_free_bytes.store(stat.f_bavail.saturating_mul(stat.f_frsize), Ordering::Relaxed);
+        if let Some(free) = free_bytes(&self.dir.join("journal")) {
+            self.disk_free_bytes.store(free, Ordering::Relaxed);
         }
     }
 
-    pub fn table(&self) -> Result<Arc<Table>, StoreError> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.as_ref().map(Arc::clone).ok_or(StoreError::Poisoned)
+    /// Whether something other than the journal may write that much.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let free = self.disk_free_bytes.load(Ordering::Relaxed);
+        self.floor_bytes == 0 || free >= self.floor_bytes.saturating_add(bytes)
+    }
+
+    pub fn base(&self) -> Result<Base, StoreError> {
+        let base = self.base.read().unwrap_or_else(PoisonError::into_inner);
+        base.as_ref().cloned().ok_or(StoreError::Poisoned)
     }
 
     /// Takes the table away from everybody, to close it.
-    pub fn take_table(&self) -> Option<Arc<Table>> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn take_base(&self) -> Option<Base> {
+        self.base.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Puts another table in its place, unless the store is closed.
+    pub fn replace_base(&self, new: Base) -> Option<Base> {
+        let mut base = self.base.write().unwrap_or_else(PoisonError::into_inner);
+        let old = base.take()?;
+        *base = Some(new);
+        Some(old)
+    }
+
+    /// What `read` finds in the table.
+    ///
+    /// A reader may still be at the places of a rebuild when that has ended and the journal moves on: then it
+    /// reads again, from the new table.
+    pub fn read<T>(&self, read: impl Fn(&Base) -> Result<T, TableError>) -> Result<T, StoreError> {
+        let base = self.base()?;
+        match read(&base) {
+            Err(_) if base.is_rebuilding() && !self.base()?.is_rebuilding() => {
+                self.trust(read(&self.base()?))
+            }
+            result => self.trust(result),
+        }
     }
 
     pub fn check(&self) -> Result<(), StoreError> {
@@ -109,8 +155,7 @@ impl Shared {
         {
             return self.trust(action(id, body, &live.status).map_err(TableError::from)).map(Some);
         }
-        let table = self.table()?;
-        let Some(stored) = self.trust(table.get(id))? else { return Ok(None) };
+        let Some(stored) = self.read(|base| base.get(id))? else { return Ok(None) };
         let status = live.as_ref().map_or(&*stored.status, |live| &live.status);
         self.trust(action(id, &stored.body, status).map_err(TableError::from)).map(Some)
     }

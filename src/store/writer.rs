@@ -18,13 +18,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
+use super::base::Base;
 use super::checkpoint::{Checkpointer, Done, Job};
 use super::crash_point::crash_point;
 use super::journal::{GroupNumber, Journal};
 use super::ledger::Ledger;
 use super::marks::Marks;
 use super::memory::{Entry, Generation, Live};
-use super::record::{Record, encode_body, encode_status, peek_status};
+use super::record::{Record, encode_body, encode_status};
 use super::replay::key_of;
 use super::retention::Retention;
 use super::shared::Shared;
@@ -34,6 +35,9 @@ use crate::action::{Action, ActionId, Body, Event, IllegalTransition, State, Sta
 
 /// A change waits at most this long for its checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+/// A snapshot is due when the journal behind the last one is larger than this part of it: less journal on the disk
+/// for more writing.
+const SNAPSHOT_PARTS: u64 = 5;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The writing half; owned by the engine's thread. Changes are staged and then committed as one group.
@@ -51,6 +55,7 @@ pub struct Store {
     /// When the oldest change that is in no checkpoint was committed.
     pub(super) unsaved_since: Option<Instant>,
     pub(super) checkpoint_now: bool,
+    pub(super) closing: bool,
     pub(super) snapshot_group: u64,
     pub(super) snapshot_bytes: u64,
     pub(super) retention: Retention,
@@ -151,7 +156,7 @@ impl Store {
         let known = self.staged.keys.get(&hash).copied().or_else(|| self.shared.memory().key_use(&hash));
         let found = match known {
             Some(used) => Some(used),
-            None => self.shared.trust(self.shared.table()?.key_use(&hash))?,
+            None => self.shared.trust(self.shared.base()?.key_use(&hash)?)?,
         };
         Ok(found.map(|used| KeyUse { id: ActionId(used.id), digest: used.digest }))
     }
@@ -169,13 +174,21 @@ impl Store {
     }
 
     /// Checkpoints, closes sled, syncs it and leaves the clean mark.
+    ///
+    /// Bounded by what memory holds, whatever the table's size: a snapshot that is due or under way is left to
+    /// the next run, and so is a rebuild, without the clean mark then.
     pub fn close(mut self) -> Result<(), StoreError> {
+        self.closing = true;
         self.commit()?;
+        self.shared.stopping.store(true, Ordering::Release);
+        if self.shared.base()?.is_rebuilding() {
+            return self.close_as_it_is();
+        }
         // A checkpoint may be under way; the last one comes after it.
         while self.shared.memory().frozen.is_some() {
             match self.checkpointer.done.recv() {
                 Ok(done) => self.take_up(&done)?,
-                Err(_) => return Err(StoreError::Poisoned),
+                Err(_) => return self.close_as_it_is(),
             }
         }
         if !self.shared.memory().current.is_empty() || self.unsaved_since.is_some() {
@@ -183,14 +196,27 @@ impl Store {
             self.commit()?;
         }
         self.checkpointer.finish();
+        if self.shared.memory().frozen.is_some() {
+            return self.close_as_it_is();
+        }
         self.shared.check()?;
-        if let Some(table) = self.shared.take_table() {
+        if let Some(Base::Table(table)) = self.shared.take_base() {
             let closed = close_table(table);
             self.shared.trust(closed)?;
         }
         crash_point("close_clean");
         self.marks.leave_clean()?;
         drop(self.lock);
+        Ok(())
+    }
+
+    /// Without the clean mark: like a death of the process, but that sled is closed. All is in the journal.
+    fn close_as_it_is(mut self) -> Result<(), StoreError> {
+        self.checkpointer.finish();
+        self.shared.check()?;
+        tracing::info!("stopped before the table was whole: the next start makes it so");
+        drop(self.shared.take_base());
+        crash_point("close_rebuilding");
         Ok(())
     }
 
@@ -222,9 +248,7 @@ impl Store {
         if let Some(seen) = self.seen.borrow().get(&id) {
             return Ok(Some(*seen));
         }
-        let stored = self.shared.trust(self.shared.table()?.get(id))?;
-        let peeked = stored.map(|stored| peek_status(&stored.status)).transpose();
-        self.shared.trust(peeked.map_err(TableError::from))
+        self.shared.read(|base| base.version(id))
     }
 
     fn misuse(&self, detail: String) -> StoreError {
@@ -279,7 +303,10 @@ impl Store {
             generation,
             meta: self.ledger.to_meta(group.0),
             keys_since: self.now.0.saturating_sub(key_age),
-            snapshot: since_snapshot > self.options.snapshot_after_bytes.max(self.snapshot_bytes / 2),
+            snapshot_bytes: self.snapshot_bytes.max(since_snapshot),
+            snapshot: !self.closing
+                && since_snapshot
+                    > self.options.snapshot_after_bytes.max(self.snapshot_bytes / SNAPSHOT_PARTS),
         })
     }
 
@@ -309,7 +336,7 @@ impl Store {
 }
 
 /// Closes sled once the readers that are inside have left it.
-fn close_table(mut table: Arc<super::table::Table>) -> Result<(), TableError> {
+pub(super) fn close_table(mut table: Arc<super::table::Table>) -> Result<(), TableError> {
     let begun = Instant::now();
     loop {
         match Arc::try_unwrap(table) {

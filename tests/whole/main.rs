@@ -16,6 +16,7 @@
 mod cli;
 mod common;
 mod damage;
+mod disk_full;
 mod example;
 mod hostile;
 mod life;

@@ -35,7 +35,7 @@ fn end_of_a_program_is_learnt_although_the_daemon_was_started_with_sigchld_ignor
     let start = Start { wrapper: &["env", "--ignore-signal=CHLD"], ..Start::default() };
     let daemon = Daemon::start_as(&home, &start).expect("a daemon");
     let action = daemon.finished(daemon.accepted(&spec("three", 1)));
-    assert_eq!(action["finished_message"], "three failed: exit status 3", "{action}");
+    assert_eq!(action["finished_message"], "three failed: exit code 3", "{action}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-pub use self::reader::PlaceReader;
+pub use self::reader::{OpenSegment, PlaceReader};
 
 /// Where a record's bytes are: read them again with [`Journal::reader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,16 +10,20 @@
 //! A fresh segment also means that no start ever writes behind a torn group. So that many starts do not leave
 //! many nearly empty segments, everything in the last ones is written again while it fits a quarter of a segment.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{BLOCK, BLOCK_BYTES, HEADER_BYTES, Records, SegmentHeader, segment_path};
+use super::format::{BLOCK, BLOCK_BYTES, HEADER_BYTES, Records, SegmentHeader, padded, segment_path};
 use super::group::{GroupBuffer, Site, usual_bytes};
 use super::segment::{Names, SegmentFile, create_segment, damaged, failed};
 use super::survey::{GroupFound, SegmentFound, Survey};
 use super::{GroupNumber, Place, Replayed};
 use crate::store::StoreError;
 use crate::store::disk::{Disk, DiskFile};
+
+/// At least so much is free in the segment that a start begins on a full disk.
+const SHORT_BYTES: u64 = 64 << 10;
 
 /// An opened journal, ready to be replayed and continued.
 pub struct Recovered {
@@ -61,7 +65,8 @@ pub fn create(
     names.remove_spares(disk.as_ref())?;
     let bytes = usual_bytes(segment_bytes);
     let header = SegmentHeader { segment: 1, salt, bytes, first_group: 1, synced: 0 };
-    let file = begin_segment(disk.as_ref(), dir, &header, |_| Ok(()))?;
+    let file = create_segment(disk.as_ref(), dir, 1, bytes)?;
+    let file = begin_segment(disk.as_ref(), dir, file, &header, |_| Ok(()))?;
     let site = Site { segment: 1, segment_bytes: bytes, offset: BLOCK, begins_segment: false };
     Ok(Recovered { salt, file, site, older: Vec::new(), groups: Vec::new(), last: 0 })
 }
@@ -70,10 +75,10 @@ pub fn create(
 fn begin_segment(
     disk: &dyn Disk,
     dir: &Path,
+    file: Box<dyn DiskFile>,
     header: &SegmentHeader,
     write_groups: impl FnOnce(&dyn DiskFile) -> Result<(), StoreError>,
 ) -> Result<Box<dyn DiskFile>, StoreError> {
-    let file = create_segment(disk, dir, header.segment, header.bytes)?;
     let path = segment_path(dir, header.segment);
     let mut block = [0; BLOCK_BYTES];
     if let Some(place) = block.first_chunk_mut() {
@@ -106,16 +111,12 @@ pub fn recover(
     let at = survey.groups.partition_point(|found| found.group < first);
     let again: u64 = survey.groups.get(at..).unwrap_or_default().iter().map(|found| found.bytes).sum();
     let segment = survey.names.segments.last().map_or(1, |last| last + 1);
-    let header = SegmentHeader {
-        segment,
-        salt,
-        bytes: segment_bytes.max(BLOCK + again),
-        first_group: first,
-        synced: survey.synced,
-    };
+    let needed = BLOCK + again;
+    let (file, bytes) = create_with_room(disk.as_ref(), dir, segment, segment_bytes.max(needed), needed)?;
+    let header = SegmentHeader { segment, salt, bytes, first_group: first, synced: survey.synced };
     let mut site = Site { segment, segment_bytes: header.bytes, offset: BLOCK, begins_segment: false };
     let path = segment_path(dir, segment);
-    let file = begin_segment(disk.as_ref(), dir, &header, |file| {
+    let file = begin_segment(disk.as_ref(), dir, file, &header, |file| {
         let mut source = Source::new(disk, dir, salt);
         let mut buffer = GroupBuffer::new(site);
         for found in survey.groups.get_mut(at..).unwrap_or_default() {
@@ -143,6 +144,29 @@ pub fn recover(
     }
     let older = survey.segments.iter().filter(|found| !is_rest(found)).copied().collect();
     Ok(Recovered { salt, file, site, older, groups: survey.groups, last: end })
+}
+
+/// A zeroed file for the fresh segment and its length: as wanted, or on a full disk what is `needed` and room for
+/// some groups.
+fn create_with_room(
+    disk: &dyn Disk,
+    dir: &Path,
+    segment: u64,
+    wanted: u64,
+    needed: u64,
+) -> Result<(Box<dyn DiskFile>, u64), StoreError> {
+    let mut bytes = wanted;
+    loop {
+        match create_segment(disk, dir, segment, bytes) {
+            Err(StoreError::Io { source, .. })
+                if source.kind() == ErrorKind::StorageFull && bytes > needed + SHORT_BYTES =>
+            {
+                bytes = padded((bytes / 4).max(needed + SHORT_BYTES));
+                tracing::warn!(bytes, "disk is full: the journal goes on in a short segment");
+            }
+            created => return Ok((created?, bytes)),
+        }
+    }
 }
 
 /// The first of the groups up to `end` that are written again: all that were perhaps not synced, and before them

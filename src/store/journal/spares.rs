@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use super::format::segment_path;
 use crate::store::StoreError;
+use crate::store::ballast::BALLAST;
+use crate::store::crash_point::crash_point;
 use crate::store::disk::{Disk, DiskFile};
 
 /// Released segments beyond this are removed.
@@ -200,6 +202,8 @@ impl Shared {
             state.ready.append(&mut fresh);
             if let Some(error) = &error {
                 state.failures += 1;
+                // Whoever waits is told; a further try is for whoever asks again.
+                state.urgent = false;
                 tracing::warn!(dir = %self.dir.display(), %error, "cannot prepare a journal segment");
             }
             state.failing = error.is_some();
@@ -220,10 +224,25 @@ impl Shared {
         }
         if ready == 0 {
             let path = self.spare_path(made);
-            let file = self.disk.create_zeroed(&path, self.segment_bytes)?;
+            let file = match self.disk.create_zeroed(&path, self.segment_bytes) {
+                // What the store keeps back for this; it makes it again when the disk has room.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.give_up_ballast() => {
+                    self.disk.create_zeroed(&path, self.segment_bytes)?
+                }
+                created => created?,
+            };
             fresh.push(Spare { path, file });
         }
         Ok(())
+    }
+
+    fn give_up_ballast(&self) -> bool {
+        let given_up = self.disk.remove(&self.dir.with_file_name(BALLAST)).is_ok();
+        if given_up {
+            tracing::warn!("disk is full: room that was kept back is given up to the journal");
+            crash_point("ballast_given_up");
+        }
+        given_up
     }
 
     fn spare_path(&self, made: &mut u64) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A closed store with waiting and finished actions, small and large, in sled and two snapshots.
+/// A closed store with waiting and finished actions, small and large, in sled and a snapshot.
 fn filled(bench: &Bench) -> Vec<Action> {
     let (mut opened, _) = bench.start();
     let mut actions = Vec::new();
@@ -17,8 +17,9 @@ fn filled(bench: &Bench) -> Vec<Action> {
         change(&mut opened.store, action, Event::Succeed);
     }
     opened.store.commit().unwrap();
+    opened.store.journal.settle();
     opened.store.close().unwrap();
-    assert_eq!(bench.snapshots().len(), 2);
+    assert_eq!(bench.snapshots().len(), 1, "the older ones are gone once it is verified");
     actions
 }
 
@@ -97,8 +98,9 @@ fn another_boot_or_mount_without_a_clean_stop_has_the_table_rebuilt() {
     bench.boot = 2;
     expect_rebuilt(&bench, &actions, "another boot");
     bench.boot = 3;
-    let (opened, _) = bench.start();
+    let (mut opened, _) = bench.start();
     assert_eq!(opened.reader.health().rebuilds, 1, "the last start was not closed");
+    until(&mut opened, is_rebuilt);
     opened.store.close().unwrap();
     bench.boot = 4;
     let (opened, loaded) = bench.start();
@@ -116,30 +118,52 @@ fn mark_of_a_storage_error_has_the_table_rebuilt_once() {
 }
 
 #[test]
-fn damaged_snapshot_gives_way_to_the_one_before_it() {
-    for at in [0u64, 3, 40, 5_000] {
-        let bench = Bench::new();
-        let actions = filled(&bench);
-        let newest = bench.snapshots().pop().unwrap();
-        let mut bytes = std::fs::read(&newest).unwrap();
-        let at = usize::try_from(at).unwrap();
+fn damaged_or_cut_snapshot_is_refused_by_name_and_nothing_is_changed() {
+    let mut bench = Bench::new();
+    // The journal does not reach back to the first action.
+    bench.options.segment_bytes = 64 << 10;
+    let actions = filled(&bench);
+    let newest = bench.snapshots().pop().unwrap();
+    let sound = std::fs::read(&newest).unwrap();
+    std::fs::remove_dir_all(bench.path("table")).unwrap();
+    let flipped = [0usize, 3, 40, 5_000, sound.len() - 1].map(|at| {
+        let mut bytes = sound.clone();
         bytes[at] ^= 1;
-        std::fs::write(&newest, bytes).unwrap();
-        std::fs::remove_dir_all(bench.path("table")).unwrap();
-        expect_rebuilt(&bench, &actions, "damaged snapshot");
-        assert_eq!(bench.snapshots().len(), 1);
+        bytes
+    });
+    for damaged in flipped.into_iter().chain([sound[..sound.len() - 1].to_vec(), Vec::new()]) {
+        std::fs::write(&newest, damaged).unwrap();
+        match bench.open() {
+            Err(StoreError::Damaged { file, .. }) => assert_eq!(file, newest),
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("a store without its actions"),
+        }
     }
+    std::fs::write(&newest, sound).unwrap();
+    expect_rebuilt(&bench, &actions, "the snapshot is whole again");
 }
 
 #[test]
-fn cut_snapshot_gives_way_to_the_one_before_it() {
+fn damaged_snapshot_gives_way_to_an_older_one_to_which_the_journal_reaches_back() {
     let bench = Bench::new();
-    let actions = filled(&bench);
+    let (mut opened, _) = bench.start();
+    let mut actions: Vec<_> = (1..=50).map(|id| submit(&mut opened.store, id, 100)).collect();
+    snapshot(&mut opened);
+    let older = bench.snapshots().pop().unwrap();
+    let kept = std::fs::read(&older).unwrap();
+    actions.push(submit(&mut opened.store, 51, 100));
+    snapshot(&mut opened);
+    opened.store.close().unwrap();
+    // As after a crash between the new snapshot and the removal of the old one.
     let newest = bench.snapshots().pop().unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(&newest).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    std::fs::write(&older, kept).unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
     std::fs::remove_dir_all(bench.path("table")).unwrap();
-    expect_rebuilt(&bench, &actions, "cut snapshot");
+    expect_rebuilt(&bench, &actions, "damaged snapshot");
+    assert_eq!(bench.snapshots().len(), 1);
+    assert!(newest.with_extension("damaged").exists());
 }
 
 #[test]

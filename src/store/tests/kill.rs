@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-const POINTS: [&str; 26] = [
+const POINTS: [&str; 28] = [
     "create_journal",
     "create_identity",
     "open_running",
@@ -29,6 +29,8 @@ const POINTS: [&str; 26] = [
     "checkpoint_flush:3",
     "checkpoint_flushed",
     "checkpoint_flushed:3",
+    "snapshot_begun",
+    "snapshot_slice:2",
     "snapshot_sync",
     "snapshot_rename:2",
     "snapshot_renamed",
@@ -108,5 +110,29 @@ fn nothing_committed_is_lost_by_a_kill_at_any_point() {
         drop(opened);
         let (_, _, ended) = run_child(dir.path(), "nowhere");
         assert!(ended, "{point}: it does not go on");
+    }
+}
+
+#[test]
+fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
+    let points = ["rebuild_gathered", "rebuild_begun", "rebuild_keys", "rebuild_actions:2", "rebuild_filled"];
+    for point in
+        points.into_iter().chain(["rebuilt", "checkpoint_begin", "checkpoint_batch:9", "checkpoint_meta"])
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, _, ended) = run_child(dir.path(), "nowhere");
+        assert!(ended);
+        std::fs::remove_dir_all(dir.path().join("store/table")).unwrap();
+        let (committed, claimed, ended) = run_child(dir.path(), point);
+        assert!(!ended, "{point} was never passed");
+        let mut loaded = Loaded::default();
+        let mut opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
+        assert!(loaded.0.len() >= committed.max(before), "{point}");
+        let running = loaded.0.iter().filter(|action| action.status.state == State::Running).count();
+        assert!(running >= claimed, "{point}: {running} of {claimed} claims");
+        assert_eq!(opened.reader.health().rebuilds, 1, "{point}: it begins again");
+        assert_eq!(everything(&opened.reader), loaded.0);
+        until(&mut opened, is_rebuilt);
+        assert_eq!(everything(&opened.reader), loaded.0, "{point}");
     }
 }

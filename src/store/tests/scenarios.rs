@@ -168,6 +168,7 @@ fn idempotency_key_outlives_its_action_until_it_is_old() {
     let rebooted = Bench { boot: 2, ..bench };
     let (mut opened, _) = rebooted.start();
     assert_eq!(opened.reader.health().rebuilds, 1);
+    until(&mut opened, is_rebuilt);
     assert_eq!(opened.store.key_use(1000, "once").unwrap(), used, "from the snapshot");
     checkpoint(&mut opened);
     opened.store.expire(Timestamp(1_000 + 10_000_001), 9).unwrap();
