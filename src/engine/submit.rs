@@ -14,7 +14,8 @@ impl Core {
         self.submit_or_park(now, submitted, false)
     }
 
-    /// Decides a batch; one that finds the memory table full waits its turn again, unless it is `late`.
+    /// Decides a batch; one that finds the memory table full, or its keys unknown for now, waits its turn again,
+    /// unless it is `late`.
     pub(super) fn submit_or_park(
         &mut self,
         now: Timestamp,
@@ -22,8 +23,10 @@ impl Core {
         late: bool,
     ) -> Result<(), StoreError> {
         let pressure = self.store.pressure();
+        let has_key = submitted.batch.iter().any(|submission| submission.idempotency_key.is_some());
+        let must_wait = pressure == Pressure::MemoryFull || (has_key && !self.store.knows_keys());
         // Earlier ones that wait keep their place.
-        if (pressure == Pressure::MemoryFull || !self.parked.is_empty()) && !late {
+        if (must_wait || !self.parked.is_empty()) && !late {
             self.parked.push_back(submitted);
             return Ok(());
         }

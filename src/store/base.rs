@@ -27,6 +27,14 @@ impl Base {
         }
     }
 
+    /// Whether every idempotency key can be looked up: early in a rebuild they cannot.
+    pub fn knows_keys(&self) -> bool {
+        match self {
+            Self::Table(_) => true,
+            Self::Rebuild(rebuild) => rebuild.keys().is_some(),
+        }
+    }
+
     /// Version and state of an action.
     pub fn version(&self, id: u64) -> Result<Option<(u64, State)>, TableError> {
         match self {

@@ -161,6 +161,11 @@ impl Store {
         Ok(found.map(|used| KeyUse { id: ActionId(used.id), digest: used.digest }))
     }
 
+    /// Whether [`Self::key_use`] can answer: not early in a rebuild of the table.
+    pub fn knows_keys(&self) -> bool {
+        self.shared.base().is_ok_and(|base| base.knows_keys())
+    }
+
     pub fn pressure(&self) -> Pressure {
         let staged = self.staged.bytes();
         let disk_free = self.shared.disk_free_bytes.load(Ordering::Relaxed);

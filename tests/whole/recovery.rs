@@ -257,7 +257,11 @@ fn promise_holds_at_every_named_crash_point() {
     let names = crash_points();
     assert!(names.len() >= 25, "crash points found in src: {names:?}");
     let mut all: Vec<(String, u64)> = Vec::new();
-    for name in &names {
+    // Reached only by a table that has grown over hours, by a full disk, or by a stop within the moments of a
+    // rebuild: `store::tests::kill` has those that a process can be killed at.
+    let elsewhere =
+        |name: &str| name.starts_with("refill_") || ["ballast_given_up", "close_rebuilding"].contains(&name);
+    for name in names.iter().filter(|name| !elsewhere(name)) {
         let passes: &[u64] = match name.split_once('_').map_or("", |(part, _)| part) {
             // Passed once in a start, or once in a stop.
             "create" | "open" | "recovery" | "rebuild" | "close" => &[1],

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::format::{BLOCK, segment_path};
 use super::*;
@@ -295,25 +294,4 @@ fn the_bytes_of_version_1_are_these() {
         .collect();
     let wanted: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, wanted, "\n{}", lines.join("\n"));
-}
-
-#[test]
-#[ignore = "a measurement, run by hand"]
-fn staging_and_committing_measured() {
-    let home = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(Arc::new(RealDisk), home.path().join("journal"), 16 << 20).unwrap();
-    let bytes = record(1, 512);
-    let begun = Instant::now();
-    let mut staging = std::time::Duration::ZERO;
-    for _ in 0..2000 {
-        let group = Instant::now();
-        for _ in 0..64 {
-            journal.stage(&bytes);
-        }
-        staging += group.elapsed();
-        journal.commit().unwrap();
-    }
-    let rate = |seconds: f64| 128_000.0 / seconds;
-    println!("{:.0} records per second in groups of 64", rate(begun.elapsed().as_secs_f64()));
-    println!("{:.0} records per second staged, without the commits", rate(staging.as_secs_f64()));
 }

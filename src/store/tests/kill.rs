@@ -44,18 +44,23 @@ fn bench_in(dir: &Path) -> Options {
     options.dir = dir.join("store");
     options.memory_bytes_max = 400 << 10;
     options.snapshot_after_bytes = 100 << 10;
+    if std::env::var_os("ACTIOND_TEST_GROW").is_some() {
+        options.retention_count = 0;
+    }
     options
 }
 
 /// Not a test by itself: the process that is killed.
 #[test]
-#[ignore = "run by the tests of kills"]
 fn child() {
-    let dir = std::env::var("ACTIOND_TEST_DIR").unwrap();
+    let Ok(dir) = std::env::var("ACTIOND_TEST_DIR") else { return };
     let options = bench_in(Path::new(&dir));
     let mut loaded = Loaded::default();
     let mut opened = Store::open(&options, Timestamp(1_000), &mut loaded).unwrap();
     let mut running = loaded.0;
+    if std::env::var_os("ACTIOND_TEST_GROW").is_some() {
+        return grow(opened, running);
+    }
     for _ in 0..200 {
         for _ in 0..10 {
             let id = opened.store.ledger.next_id;
@@ -76,11 +81,51 @@ fn child() {
     println!("closed");
 }
 
+/// Leaves most of sled's file dead, then works until a new one has taken its place.
+fn grow(mut opened: Opened, mut waiting: Vec<Action>) {
+    let submit_some = |opened: &mut Opened, waiting: &mut Vec<Action>, count| {
+        for _ in 0..count {
+            let id = opened.store.ledger.next_id;
+            waiting.push(submit(&mut opened.store, id, 3_000));
+        }
+        opened.store.commit().unwrap();
+        until(opened, |opened| opened.store.pressure() == Pressure::None);
+    };
+    if waiting.is_empty() {
+        for _ in 0..100 {
+            submit_some(&mut opened, &mut waiting, 100);
+        }
+        checkpoint(&mut opened);
+        for action in waiting.iter_mut().filter(|action| action.id.0 % 100 != 0) {
+            change(&mut opened.store, action, Event::Expire);
+        }
+        opened.store.commit().unwrap();
+        waiting.retain(|action| action.id.0 % 100 == 0);
+        while !opened.store.expire(Timestamp(3_000), 500).unwrap().is_empty() {
+            opened.store.commit().unwrap();
+            until(&mut opened, |opened| opened.store.pressure() == Pressure::None);
+        }
+        snapshot(&mut opened);
+    }
+    let rebuilds = opened.reader.health().rebuilds;
+    while opened.reader.health().rebuilds == rebuilds {
+        opened.store.checkpoint_now = true;
+        submit_some(&mut opened, &mut waiting, 20);
+        println!("committed {} 0", waiting.len());
+    }
+    opened.store.close().unwrap();
+}
+
 fn run_child(dir: &Path, point: &str) -> (usize, usize, bool) {
+    run_child_with(dir, point, &[])
+}
+
+fn run_child_with(dir: &Path, point: &str, environment: &[(&str, &str)]) -> (usize, usize, bool) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "store::tests::kill::child"])
+        .args(["--exact", "--nocapture", "store::tests::kill::child"])
         .env("ACTIOND_TEST_DIR", dir)
         .env("ACTIOND_CRASH_AT", point)
+        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .output()
@@ -134,5 +179,20 @@ fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
         assert_eq!(everything(&opened.reader), loaded.0);
         until(&mut opened, is_rebuilt);
         assert_eq!(everything(&opened.reader), loaded.0, "{point}");
+    }
+}
+
+#[test]
+fn nothing_is_lost_by_a_kill_while_a_grown_table_is_made_anew() {
+    for point in ["refill_begun", "refill_slice", "refill_whole", "refill_named", "refill_closed"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (committed, _, ended) = run_child_with(dir.path(), point, &[("ACTIOND_TEST_GROW", "1")]);
+        assert!(!ended, "{point} was never passed");
+        assert!(committed > 0, "{point}");
+        let mut loaded = Loaded::default();
+        let opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
+        assert!(loaded.0.len() >= committed, "{point}: {} of {committed}", loaded.0.len());
+        assert_eq!(unfinished(&everything(&opened.reader)), loaded.0, "{point}");
+        assert_eq!(opened.reader.health().rebuilds, 0, "{point}: {:?}", opened.reader.health());
     }
 }

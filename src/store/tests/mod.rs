@@ -6,7 +6,6 @@
 
 mod damage;
 mod kill;
-mod measure;
 mod model;
 mod power;
 mod rebuild;
