@@ -142,7 +142,10 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
         rows.push(("rebuilding", escape(reason)));
     }
     if let Some(reason) = &store.last_rebuild_reason {
-        rows.push(("rebuilt", format!("{} times since the start, last because: {}", store.rebuilds, escape(reason))));
+        rows.push((
+            "rebuilt",
+            format!("{} times since the start, last because: {}", store.rebuilds, escape(reason)),
+        ));
     }
     out.text(table::pairs(&rows))?;
     if !status.queues.is_empty() {

@@ -86,7 +86,12 @@ pub fn action(action: &wire::Action) -> String {
     add("progress", action.progress.as_ref().map(progress));
     add("due", action.due_at.as_deref().map(escape));
     add("deadline", action.deadline.as_deref().map(escape));
-    let queue = format!("{}, priority {}, on conflict: {}", escape(&action.queue), action.priority, action.on_conflict);
+    let queue = format!(
+        "{}, priority {}, on conflict: {}",
+        escape(&action.queue),
+        action.priority,
+        action.on_conflict
+    );
     add("queue", Some(escape(&queue)));
     let tries = format!("{} of {}, attempt {}", action.tries_used, action.retry.attempts, action.attempt);
     add("tries", Some(tries));

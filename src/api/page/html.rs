@@ -71,11 +71,11 @@ impl View<'_> {
         }
         self.queues(&mut out);
         self.store(&mut out);
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<p class=dim>Start number {}; since then {} actions accepted, {} interrupted attempts recovered. As of {}; \
              reloads every 5 s. <a href=\"/readyz\">readyz</a> <a href=\"/metrics\">metrics</a> \
-             <a href=\"/v1/actions\">actions as JSON</a></p></body></html>\n",
+             <a href=\"/v1/actions\">actions as JSON</a></p></body></html>",
             self.engine.incarnation,
             self.engine.accepted,
             self.engine.recovered,
@@ -118,17 +118,34 @@ impl View<'_> {
         if held(self.engine) > 0 {
             self.section(out, "Held", held(self.engine), "held", &found.held, &["since", "why"]);
         }
-        self.section(out, "Running", running(self.engine), "running,cancelling,rebooting", &found.running, &[
-            "for", "progress",
-        ]);
-        self.section(out, "Waiting", waiting(self.engine), "queued,scheduled,retry_wait", &found.waiting, &[
-            "accepted", "why it waits",
-        ]);
+        self.section(
+            out,
+            "Running",
+            running(self.engine),
+            "running,cancelling,rebooting",
+            &found.running,
+            &["began", "progress"],
+        );
+        self.section(
+            out,
+            "Waiting",
+            waiting(self.engine),
+            "queued,scheduled,retry_wait",
+            &found.waiting,
+            &["accepted", "why it waits"],
+        );
         let ended = ["finished", if self.show == Show::All { "message" } else { "" }];
         let failed = found.failed.len() as u64;
         self.section(out, "Failed last", failed, "failed,timed_out,expired", &found.failed, &ended);
         let finished = found.finished.len() as u64;
-        self.section(out, "Finished last", finished, "succeeded,cancelled,superseded", &found.finished, &ended);
+        self.section(
+            out,
+            "Finished last",
+            finished,
+            "succeeded,cancelled,superseded",
+            &found.finished,
+            &ended,
+        );
         if found.cut {
             out.push_str("<p class=dim>Older actions were not looked at: <code>actiond list --all</code>.");
         }
@@ -146,7 +163,11 @@ impl View<'_> {
     ) {
         let _ = write!(out, "<h2>{title}</h2>");
         if rows.is_empty() {
-            out.push_str(if total == 0 { "<p class=dim>None." } else { "<p class=dim>None among the newest." });
+            out.push_str(if total == 0 {
+                "<p class=dim>None."
+            } else {
+                "<p class=dim>None among the newest."
+            });
         } else {
             let [when, what] = last;
             let _ = write!(
@@ -209,7 +230,8 @@ impl View<'_> {
     }
 
     fn why(&self, action: &Action, reasons: Option<&Vec<Cause>>) -> String {
-        let due = || action.status.due_at.map(|due| format!(", due {}", self.distance(due))).unwrap_or_default();
+        let due =
+            || action.status.due_at.map(|due| format!(", due {}", self.distance(due))).unwrap_or_default();
         match action.status.state {
             State::Scheduled => format!("its time has not come{}", due()),
             State::RetryWait if self.show == Show::Outline => format!("waits between two tries{}", due()),
@@ -238,7 +260,9 @@ impl View<'_> {
     }
 
     fn queues(&self, out: &mut String) {
-        out.push_str("<h2>Queues</h2><div><table><tr><th>queue<th>state<th>running<th>at most<th>waiting<th>at most");
+        out.push_str(
+            "<h2>Queues</h2><div><table><tr><th>queue<th>state<th>running<th>at most<th>waiting<th>at most",
+        );
         for queue in &self.engine.queues {
             let state = if queue.paused { "<td class=warn>paused" } else { "<td class=good>open" };
             let _ = write!(
@@ -370,7 +394,8 @@ mod tests {
         found.take(in_state(State::Held, "<i>may have half happened"));
         found.take(in_state(State::Queued, ""));
         let behind = ActionId(7);
-        let cause = Cause { code: "behind_resource", text: "action 7 (secret) has it".into(), behind: Some(behind) };
+        let cause =
+            Cause { code: "behind_resource", text: "action 7 (secret) has it".into(), behind: Some(behind) };
         let (store, now) = (Health::default(), time::parse("2024-01-15T10:46:30Z").unwrap());
         let reasons = [vec![cause]];
         View { engine: &engine, store: &store, found: Ok(&found), reasons: &reasons, show, now }.html()
@@ -391,7 +416,9 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part} in {html}");
         }
-        for hidden in ["john@", "git_ref", "Deployment completed", "half happened", "secret", "<b>", "<script"] {
+        for hidden in
+            ["john@", "git_ref", "Deployment completed", "half happened", "secret", "<b>", "<script"]
+        {
             assert!(!html.contains(hidden), "{hidden} in {html}");
         }
     }
@@ -410,6 +437,9 @@ mod tests {
     #[test]
     fn long_text_is_cut_and_sizes_have_units() {
         assert_eq!(short(&"é".repeat(500)).chars().count(), TEXT_CHARS_MAX + 1);
-        assert_eq!((size(2_048), size(3 << 20), size(20 << 30)), ("2 KiB".into(), "3 MiB".into(), "20 GiB".into()));
+        assert_eq!(
+            (size(2_048), size(3 << 20), size(20 << 30)),
+            ("2 KiB".into(), "3 MiB".into(), "20 GiB".into())
+        );
     }
 }
