@@ -95,7 +95,7 @@ fn why(action: &Action, now: Timestamp) -> Cause {
         }
         State::Held => {
             let why = reason("held");
-            cause("held", format!("{why}. It stays until somebody resumes, resolves or cancels it"))
+            cause("held", format!("{why} (it waits for a person)"))
         }
         State::Rebooting => cause("rebooting", "it asked for a reboot, which has not happened yet".into()),
         State::Running | State::Cancelling => {

@@ -27,7 +27,7 @@ p{margin:.3rem 0}a{color:inherit}code{font-size:.92em}.dim{color:var(--dim)}.goo
 p.good{background:var(--goodbg)}p.bad{background:var(--badbg)}p.warn{background:var(--warnbg)}\
 div{overflow-x:auto}table{border-collapse:collapse;min-width:50%}th,td{text-align:left;vertical-align:top;\
 padding:.2rem 1.2rem .2rem 0;border-bottom:1px solid var(--line)}th{font-weight:normal;color:var(--dim)}\
-td{overflow-wrap:anywhere}td.n{text-align:right;font-variant-numeric:tabular-nums}td.t,td.s{white-space:nowrap}\
+td{overflow-wrap:break-word;max-width:22rem}td:last-child{overflow-wrap:anywhere;max-width:none}td.n{text-align:right;font-variant-numeric:tabular-nums}td.t,td.s{white-space:nowrap}\
 </style></head><body>";
 
 /// All that the page is made of.
@@ -108,7 +108,7 @@ impl View<'_> {
             let name = escaped(&queue.name);
             let _ = write!(
                 out,
-                "<p class=\"box warn\">Queue {name} is paused with {} waiting. <code>actiond queue resume {name}</code>",
+                "<p class=\"box warn\">Queue {name} is paused with {} waiting or held. <code>actiond queue resume {name}</code>",
                 queue.waiting
             );
         }
@@ -134,9 +134,11 @@ impl View<'_> {
             &found.waiting,
             &["accepted", "why it waits"],
         );
-        let ended = ["finished", if self.show == Show::All { "message" } else { "" }];
+        let outline = self.show == Show::Outline;
+        let ended = ["finished", if outline { "" } else { "message" }];
         let failed = found.failed.len() as u64;
-        self.section(out, "Failed last", failed, "failed,timed_out,expired", &found.failed, &ended);
+        let why = ["finished", if outline { "why" } else { "message" }];
+        self.section(out, "Failed last", failed, "failed,timed_out,expired", &found.failed, &why);
         let finished = found.finished.len() as u64;
         self.section(
             out,
@@ -215,7 +217,15 @@ impl View<'_> {
         let said = |text: &str| if self.show == Show::All { short(text) } else { String::new() };
         let last_ended = || status.attempts.last().map_or(body.accepted_at, |attempt| attempt.ended_at);
         match (status.state, &status.finish) {
+            (State::Failed | State::TimedOut | State::Expired, Some(finish))
+                if self.show == Show::Outline =>
+            {
+                (finish.at, format!("actiond show {}", action.id))
+            }
             (_, Some(finish)) => (finish.at, said(&finish.message)),
+            (State::Held, _) if self.show == Show::Outline => {
+                (last_ended(), format!("actiond explain {}", action.id))
+            }
             (State::Held, _) => (last_ended(), said(&status.reason)),
             (State::Scheduled | State::Queued | State::RetryWait, _) => {
                 (body.accepted_at, self.why(action, reasons))
@@ -261,7 +271,7 @@ impl View<'_> {
 
     fn queues(&self, out: &mut String) {
         out.push_str(
-            "<h2>Queues</h2><div><table><tr><th>queue<th>state<th>running<th>at most<th>waiting<th>at most",
+            "<h2>Queues</h2><div><table><tr><th>queue<th>state<th>running<th>at most<th>waiting or held<th>at most",
         );
         for queue in &self.engine.queues {
             let state = if queue.paused { "<td class=warn>paused" } else { "<td class=good>open" };
@@ -409,7 +419,7 @@ mod tests {
             "succeeded",
             "2024-01-15T10:45:00Z",
             "90 s ago",
-            "&lt;b&gt; is paused with 3 waiting",
+            "&lt;b&gt; is paused with 3 waiting or held",
             "1 held: a person must decide",
             "action 7 comes first on its resource",
             "1 of 40 shown",
