@@ -69,7 +69,8 @@ impl Core {
         }
         if let Some(ahead) = self.scheduler.ahead_in_queue(id, AHEAD_MAX).filter(|ahead| *ahead > 0) {
             let least = if ahead == AHEAD_MAX { "at least " } else { "" };
-            let text = format!("{least}{ahead} actions of queue {} are served before it", action.body.queue);
+            let noun = if ahead == 1 { "action" } else { "actions" };
+            let text = format!("{least}{ahead} {noun} of queue {} served before it", action.body.queue);
             causes.push(cause("behind_in_queue", text));
         }
         if causes.is_empty() {
