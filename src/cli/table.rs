@@ -3,7 +3,7 @@
 //! Everything here is escaped ([`escape`]) and coloured; where it goes decides whether the colours stay.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::output::{escape, styled};
 use crate::action::State;
@@ -31,6 +31,18 @@ pub fn actions(actions: &[wire::Action]) -> String {
             Cell::new(action.attempt),
             Cell::new(cell(&summary(action))),
         ]);
+    }
+    // On a narrow terminal the words that people copy stay whole; `show` has what is left out there.
+    let width = table.width().unwrap_or(u16::MAX);
+    for (left_out, below) in [(4, 110), (5, 80)] {
+        if let Some(column) = table.column_mut(left_out).filter(|_| width < below) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
+    }
+    for whole in [0, 1, 2, 3, 6] {
+        if let Some(column) = table.column_mut(whole) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     finish(&table)
 }
