@@ -1,144 +1,123 @@
-//! The status page for people at `/`: counts, queues and the last actions; one self-contained HTML document
-//! without scripts, that reloads itself.
+//! The status page for people at `/`: what needs somebody, what runs, what waits and why, what failed last, how the
+//! store is. One self-contained HTML document without scripts, that reloads itself.
 //!
-//! Shows no payload and no names given by submitters on any door: states, ids, times, and the configured queues.
-//! Everything that is not a number is escaped all the same.
+//! What is shown of an action is what its door may see: with [`Show::Outline`] states, ids, times and what was
+//! asked of which resource; with [`Show::All`] messages and reasons too. Nobody's name and no metadata on any door.
+//!
+//! # Guarantees
+//!
+//! - The work for one page is bounded: actions looked at, rows, and the time that reasons may take. An engine
+//!   that hangs costs the page its reasons and nothing else.
 
-use std::fmt::Write as _;
+mod html;
+
+use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 
+use self::html::View;
 use super::actions::blocking;
 use super::problem::Problem;
 use super::reply::{self, Reply};
 use super::routes::Call;
-use super::{status, time};
-use crate::action::Action;
-use crate::engine::EngineStatus;
-use crate::store::Health;
+use crate::action::{Action, State};
+use crate::engine::{Cause, Engine, EngineStatus};
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
-const ACTIONS_SHOWN: usize = 50;
+/// Rows of each table.
+const ROWS_MAX: usize = 15;
+/// Actions looked at for one page, newest first.
+const LOOKED_AT_MAX: usize = 5_000;
+/// How long the engine may take to say why the shown actions wait.
+const REASONS_LIMIT: Duration = Duration::from_millis(500);
 
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>actiond</title>\
-<meta http-equiv=\"refresh\" content=\"5\"><meta name=\"viewport\" content=\"width=device-width\"><style>\
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222;background:#fff}\
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.2rem 1.2rem .2rem 0;\
-border-bottom:1px solid #ddd}td.n{text-align:right;font-variant-numeric:tabular-nums}\
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th,td{border-color:#444}}\
-</style></head><body>";
+/// The newest actions of each kind, newest first.
+#[derive(Default)]
+struct Found {
+    held: Vec<Action>,
+    running: Vec<Action>,
+    waiting: Vec<Action>,
+    failed: Vec<Action>,
+    finished: Vec<Action>,
+    /// Older actions were not looked at.
+    cut: bool,
+}
+
+impl Found {
+    fn take(&mut self, action: Action) {
+        let rows = match action.status.state {
+            State::Held => &mut self.held,
+            State::Running | State::Cancelling | State::Rebooting => &mut self.running,
+            State::Scheduled | State::Queued | State::RetryWait => &mut self.waiting,
+            State::Failed | State::TimedOut | State::Expired => &mut self.failed,
+            State::Succeeded | State::Cancelled | State::Superseded => &mut self.finished,
+        };
+        if rows.len() < ROWS_MAX {
+            rows.push(action);
+        }
+    }
+
+    /// No older action could still be shown: of each kind there are as many as there are rows, or as exist.
+    fn is_full(&self, engine: &EngineStatus) -> bool {
+        let have = |rows: &[Action], of: u64| rows.len() >= ROWS_MAX || rows.len() as u64 >= of;
+        have(&self.held, html::held(engine))
+            && have(&self.running, html::running(engine))
+            && have(&self.waiting, html::waiting(engine))
+            // Those of earlier starts are not counted anywhere.
+            && have(&self.failed, u64::MAX)
+            && have(&self.finished, u64::MAX)
+    }
+}
 
 pub(super) async fn page(call: &Call<'_>) -> Result<Reply, Problem> {
     let engine = call.api.engine.clone();
-    let last = blocking(move || {
-        let mut last = Vec::new();
-        let read = engine.scan_back(None, &mut |action| {
-            last.push(action);
-            last.len() < ACTIONS_SHOWN
-        });
-        // The rest of the page is worth showing also while the table is rebuilt.
-        Ok(read.map(|()| last).map_err(|error| Problem::from(error).detail))
+    let status = engine.status();
+    let found = blocking({
+        let (engine, status) = (engine.clone(), status.clone());
+        move || {
+            let (mut found, mut looked_at) = (Found::default(), 0);
+            let read = engine.scan_back(None, &mut |action| {
+                looked_at += 1;
+                found.take(action);
+                found.cut = looked_at == LOOKED_AT_MAX;
+                !found.cut && !found.is_full(&status)
+            });
+            // The rest of the page is worth showing also while the table is rebuilt.
+            Ok(read.map(|()| found).map_err(|error| Problem::from(error).detail))
+        }
     })
     .await?;
-    let html = html(&call.api.engine.status(), &call.api.engine.store_health(), last.as_deref());
-    let mut reply = reply::full(StatusCode::OK, HTML, html);
+    let reasons = match &found {
+        Ok(found) => reasons(&engine, &found.waiting).await,
+        Err(_) => Vec::new(),
+    };
+    let view = View {
+        engine: &status,
+        store: &engine.store_health(),
+        found: found.as_ref(),
+        reasons: &reasons,
+        show: call.show,
+        now: (call.api.clock)(),
+    };
+    let mut reply = reply::full(StatusCode::OK, HTML, view.html());
     reply.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
     Ok(reply)
 }
 
-fn html(engine: &EngineStatus, store: &Health, last: Result<&[Action], &String>) -> String {
-    let mut out = String::from(HEAD);
-    let standing = match (engine.draining, &store.rebuilding) {
-        (true, _) => "stopping",
-        (false, Some(_)) => "working; the table of finished actions is being rebuilt",
-        (false, None) => "working",
+/// Why each of `waiting` waits, in their order; fewer if the engine takes too long.
+async fn reasons(engine: &Engine, waiting: &[Action]) -> Vec<Vec<Cause>> {
+    let mut reasons = Vec::with_capacity(waiting.len());
+    let asked = async {
+        for action in waiting {
+            // One that is gone by now has no reason to wait.
+            let explained = engine.explain(action.id).await;
+            reasons.push(explained.map(|explained| explained.causes).unwrap_or_default());
+        }
     };
-    // Writing into a string does not fail.
-    let _ = write!(
-        out,
-        "<h1>actiond {}</h1><p>{standing}; start number {}; {} actions accepted since, {} recovered.</p>\
-         <h2>Actions</h2><table><tr><th>state<th>count",
-        env!("CARGO_PKG_VERSION"),
-        engine.incarnation,
-        engine.accepted,
-        engine.recovered
-    );
-    for (state, count) in status::states(engine) {
-        let _ = write!(out, "<tr><td>{state}<td class=n>{count}");
-    }
-    out.push_str("</table><h2>Queues</h2><table><tr><th>queue<th>waiting<th>running<th>at once<th>");
-    for queue in &engine.queues {
-        let _ = write!(
-            out,
-            "<tr><td>{}<td class=n>{}<td class=n>{}<td class=n>{}<td>{}",
-            escaped(&queue.name),
-            queue.waiting,
-            queue.running,
-            queue.concurrency,
-            if queue.paused { "paused" } else { "" }
-        );
-    }
-    out.push_str("</table><h2>Last actions</h2><table><tr><th>id<th>state<th>accepted<th>finished");
-    match last {
-        Ok(last) => last.iter().for_each(|action| row(&mut out, action)),
-        Err(detail) => {
-            let _ = write!(out, "<tr><td colspan=4>{}", escaped(detail));
-        }
-    }
-    out.push_str("</table></body></html>\n");
-    out
-}
-
-fn row(out: &mut String, action: &Action) {
-    let finished = action.status.finish.as_ref().map(|finish| time::text(finish.at)).unwrap_or_default();
-    let accepted = time::text(action.body.accepted_at);
-    let _ = write!(
-        out,
-        "<tr><td class=n><a href=\"/v1/actions/{0}\">{0}</a><td>{1}<td>{accepted}<td>{finished}",
-        action.id, action.status.state
-    );
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::convert::tests::example;
-
-    #[test]
-    fn page_shows_states_and_times_but_no_payload() {
-        let queue = crate::engine::QueueStatus {
-            name: "<b>".into(),
-            concurrency: 1,
-            paused: true,
-            waiting: 3,
-            running: 0,
-            length_max: 9,
-        };
-        let engine = EngineStatus { queues: vec![queue], ..EngineStatus::default() };
-        let html = html(&engine, &Health::default(), Ok(&[example()]));
-        for part in ["98765", "succeeded", "2024-01-15T10:45:00Z", "&lt;b&gt;", "paused"] {
-            assert!(html.contains(part), "{part} in {html}");
-        }
-        for hidden in ["john@", "git_ref", "Deployment completed", "<b>", "<script"] {
-            assert!(!html.contains(hidden), "{hidden} in {html}");
-        }
-    }
+    // What was answered in time is shown.
+    let _ = tokio::time::timeout(REASONS_LIMIT, asked).await;
+    reasons
 }

@@ -116,16 +116,17 @@ pub enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("found").required(true).args(["succeeded", "failed"]))]
 pub struct ResolveArgs {
     pub id: u64,
     /// Its effect is there
-    #[arg(long, required_unless_present = "failed", conflicts_with = "failed")]
+    #[arg(long)]
     pub succeeded: bool,
     /// Its effect is not there
     #[arg(long)]
     pub failed: bool,
     /// What was found, for the record
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     pub message: String,
 }
 

@@ -47,7 +47,7 @@ Exit codes:
   124  this client's own wait ran out; the action goes on
 
 With several actions: the code of the first, in the order given, that did not succeed.
-`serve` exits as the daemon: 0, 64, 65 (damaged journal), 69, 74 (store), 78.";
+`serve` exits as the daemon: 0, 64, 65 (damaged journal), 69, 74 (store), 75 (another has the store), 78.";
 
 impl Exit {
     /// The code for an action that stands in `state`; none while it is on its way.

@@ -106,6 +106,7 @@ pub async fn settle(client: &Client, out: Out, id: u64, patience: Patience) -> R
     let mut known = patience.known;
     let mut absent: Option<Absence> = None;
     let mut watcher = patience.follow.then(|| Watcher::new(client, out));
+    let (began, mut told_why) = (Instant::now(), false);
     // The first read does not block: what is held already is told at once.
     let mut slice = Duration::ZERO;
     loop {
@@ -128,6 +129,10 @@ pub async fn settle(client: &Client, out: Out, id: u64, patience: Patience) -> R
                 if left.is_zero() {
                     return Ok(Settled::Over);
                 }
+                if !told_why && began.elapsed() >= SLICE {
+                    told_why = true;
+                    tell_why(client, out, id).await;
+                }
                 slice = if patience.follow { WATCHED_SLICE } else { SLICE };
             }
             Err(error) if known && error.is_transient() => {
@@ -142,6 +147,16 @@ pub async fn settle(client: &Client, out: Out, id: u64, patience: Patience) -> R
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Says what a wait that takes long is for, unless the action runs. Not being able to say it is no failure.
+async fn tell_why(client: &Client, out: Out, id: u64) {
+    if let Ok(explained) = client.explain(id).await
+        && let Some(cause) = explained.causes.iter().find(|cause| cause.code != "running")
+    {
+        let (state, text) = (state_word(&explained.state), escape(&cause.text));
+        out.say(format!("action {id} is still {state}: {text} (see: actiond explain {id})"));
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn list(client: &Client, out: Out, args: ListArgs) -> Result<Exit, Fai
             Some(next) if all => filter.before = Some(next),
             Some(next) => {
                 if !out.json {
-                    out.say(format!("more: --before {next}, or --all"));
+                    out.say(format!("there are more: add --before {next}, or --all"));
                 }
                 break;
             }
@@ -81,6 +81,9 @@ pub async fn show(client: &Client, out: Out, id: u64) -> Result<Exit, Failure> {
         out.json(&action)?;
     } else {
         out.text(table::action(&action))?;
+        if let Some(hint) = table::next_step(id, &action.state) {
+            out.say(hint);
+        }
     }
     Ok(Exit::Done)
 }
@@ -93,8 +96,10 @@ pub async fn explain(client: &Client, out: Out, id: u64) -> Result<Exit, Failure
     }
     out.text(format!("action {} is {}", explanation.id, table::state_word(&explanation.state)))?;
     for cause in &explanation.causes {
-        let behind = cause.behind.map(|id| format!(" (action {id})")).unwrap_or_default();
-        out.text(format!("  {}{behind}", escape(&cause.text)))?;
+        out.text(format!("  {}", escape(&cause.text)))?;
+    }
+    if let Some(hint) = table::next_step(explanation.id, &explanation.state) {
+        out.say(hint);
     }
     Ok(Exit::Done)
 }
@@ -117,6 +122,7 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
         ),
         ("actions", if words.is_empty() { "none".into() } else { escape(&words.join(", ")) }),
         ("since start", format!("{} accepted, {} recovered", status.accepted, status.recovered)),
+        ("store", if store.rebuilding.is_some() { "works, while sled is rebuilt" } else { "healthy" }.into()),
         (
             "journal",
             format!(
@@ -136,7 +142,10 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
         rows.push(("rebuilding", escape(reason)));
     }
     if let Some(reason) = &store.last_rebuild_reason {
-        rows.push(("rebuilt", format!("{} times, last: {}", store.rebuilds, escape(reason))));
+        rows.push((
+            "rebuilt",
+            format!("{} times since the start, last because: {}", store.rebuilds, escape(reason)),
+        ));
     }
     out.text(table::pairs(&rows))?;
     if !status.queues.is_empty() {
@@ -146,8 +155,9 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
 }
 
 fn mib(bytes: u64) -> String {
-    let tenths = bytes.saturating_mul(10) >> 20;
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
+    let (shift, unit) = if bytes < 10 << 30 { (20, "MiB") } else { (30, "GiB") };
+    let tenths = bytes.saturating_mul(10) >> shift;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]
@@ -161,7 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_told_in_mebibytes() {
+    fn bytes_are_told_in_mebibytes_and_many_in_gibibytes() {
+        assert_eq!(mib(40 << 30), "40.0 GiB");
         assert_eq!(mib(0), "0.0 MiB");
         assert_eq!(mib(3 << 19), "1.5 MiB");
     }

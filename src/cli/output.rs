@@ -72,10 +72,17 @@ impl From<io::Error> for Failure {
 
 /// A problem in one sentence.
 pub fn describe(problem: &crate::api::wire::Problem) -> String {
-    let said = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+    // Details of these name the offending part alone.
+    let bare = ["not-json", "unknown-field", "missing-field", "bad-query", "no-such-page"];
+    let word = problem.kind.rsplit(':').next().unwrap_or_default();
+    let said = match problem.detail.as_str() {
+        "" => problem.title.clone(),
+        detail if bare.contains(&word) => format!("{}: {detail}", problem.title),
+        detail => detail.to_owned(),
+    };
     match problem.action_id {
         Some(id) if !said.contains(&id.to_string()) => format!("{said} (see action {id})"),
-        _ => said.clone(),
+        _ => said,
     }
 }
 

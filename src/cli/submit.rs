@@ -51,7 +51,7 @@ pub struct Spec {
     #[arg(long, required_unless_present = "file")]
     pub action: Option<String>,
     /// Which one
-    #[arg(long, value_name = "N", required_unless_present = "file")]
+    #[arg(long, value_name = "N", required_unless_present = "file", allow_negative_numbers = true)]
     pub resource_id: Option<u64>,
     /// Where it was started
     #[arg(long = "started-via", visible_alias = "via", value_name = "WORD", default_value = "cli")]

@@ -3,7 +3,7 @@
 //! Everything here is escaped ([`escape`]) and coloured; where it goes decides whether the colours stay.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::output::{escape, styled};
 use crate::action::State;
@@ -32,13 +32,25 @@ pub fn actions(actions: &[wire::Action]) -> String {
             Cell::new(cell(&summary(action))),
         ]);
     }
+    // On a narrow terminal the words that people copy stay whole; `show` has what is left out there.
+    let width = table.width().unwrap_or(u16::MAX);
+    for (left_out, below) in [(4, 110), (5, 80)] {
+        if let Some(column) = table.column_mut(left_out).filter(|_| width < below) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
+    }
+    for whole in [0, 1, 2, 3, 6] {
+        if let Some(column) = table.column_mut(whole) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
     finish(&table)
 }
 
 /// A list of queues.
 #[must_use]
 pub fn queues(queues: &[wire::Queue]) -> String {
-    let mut table = plain(&["QUEUE", "STATE", "RUNNING", "AT ONCE", "WAITING", "LONGEST"]);
+    let mut table = plain(&["QUEUE", "STATE", "RUNNING", "AT MOST", "WAITING", "AT MOST"]);
     for queue in queues {
         let (word, color) = if queue.paused { ("paused", Color::Yellow) } else { ("open", Color::Green) };
         table.add_row(vec![
@@ -86,7 +98,12 @@ pub fn action(action: &wire::Action) -> String {
     add("progress", action.progress.as_ref().map(progress));
     add("due", action.due_at.as_deref().map(escape));
     add("deadline", action.deadline.as_deref().map(escape));
-    let queue = format!("{}, priority {}, {}", escape(&action.queue), action.priority, action.on_conflict);
+    let queue = format!(
+        "{}, priority {}, on conflict: {}",
+        escape(&action.queue),
+        action.priority,
+        action.on_conflict
+    );
     add("queue", Some(escape(&queue)));
     let tries = format!("{} of {}, attempt {}", action.tries_used, action.retry.attempts, action.attempt);
     add("tries", Some(tries));
@@ -100,9 +117,10 @@ pub fn action(action: &wire::Action) -> String {
     for attempt in &action.attempts {
         let wire::Attempt { attempt, began_at, ended_at, outcome, message } = attempt;
         let ended_at = ended_at.as_deref().unwrap_or("now");
-        let message = message.as_deref().unwrap_or_default();
-        let line = format!("{attempt}: {outcome}, {began_at} to {ended_at}  {message}");
-        add("attempt", Some(escape(line.trim_end())));
+        // The last one's stands above, whole.
+        let message = cell(message.as_deref().unwrap_or_default());
+        let line = format!("{attempt}: {outcome}, {began_at} to {ended_at}");
+        add("attempt", Some(format!("{}  {message}", escape(&line)).trim_end().to_owned()));
     }
     pairs(&rows)
 }
@@ -112,6 +130,21 @@ pub fn action(action: &wire::Action) -> String {
 pub fn state_word(state: &str) -> String {
     let word = escape(state);
     color_of(state).map_or_else(|| word.clone(), |(color, _)| styled(color.on_default(), &word))
+}
+
+/// What a person who looks at an action in `state` will want to do next.
+#[must_use]
+pub fn next_step(id: u64, state: &str) -> Option<String> {
+    Some(match State::from_word(state)? {
+        State::Held => format!(
+            "next: actiond resume {id} (run it), actiond cancel {id}, or, if you know what became of it, \
+             actiond resolve {id} --succeeded|--failed --message TEXT"
+        ),
+        State::Failed | State::TimedOut => format!("see: actiond logs {id}; again: actiond retry {id}"),
+        State::Running => format!("see: actiond logs -f {id}"),
+        State::Queued | State::Scheduled | State::RetryWait => format!("see: actiond explain {id}"),
+        _ => return None,
+    })
 }
 
 /// How far it is, in a few words.

@@ -106,6 +106,11 @@ impl Config {
         if problems.is_empty() {
             return Ok(config);
         }
+        // In the order in which they are mended; what has no line concerns several keys and comes last.
+        problems.sort_by_key(|what| {
+            let number = what.strip_prefix("line ").and_then(|rest| rest.split_once(':'));
+            number.and_then(|(number, _)| number.parse().ok()).unwrap_or(usize::MAX)
+        });
         Err(ConfigError(problems.into_iter().map(|what| format!("{}: {what}", file.display())).collect()))
     }
 

@@ -84,6 +84,13 @@ fn start(
     config_file: Option<PathBuf>,
     passed: ListenFd,
 ) -> Result<(Runtime, Running), Stopped> {
+    // Not an error either way, but who wonders about a missing handler looks here first.
+    let file = config.file.display();
+    if config.file.exists() {
+        tracing::info!(%file, "configuration read");
+    } else {
+        tracing::info!(%file, "no configuration file there; the built-in defaults hold");
+    }
     match open_files::raise() {
         Ok(most) if most < settings::open_files_needed(&config) => tracing::warn!(
             most,
@@ -125,7 +132,7 @@ fn start(
     if let Some(death) = death {
         tracing::warn!(action_id = death.id.0, attempt = death.attempt, "an attempt took the daemon down");
     }
-    let Started { engine, store_id, incarnation, unfinished, programs, begin } = {
+    let Started { engine, store_id, programs, begin, .. } = {
         let _in_runtime = runtime.enter();
         engine::start(engine::Start {
             store: settings::store(&config),
@@ -139,8 +146,6 @@ fn start(
         })
         .map_err(|error| Stopped::store(&error))?
     };
-    tracing::info!(incarnation, unfinished, store = %config.store.dir.display(), "store opened");
-
     let survivors = leftovers::end_all(&store_id, &programs, config.shutdown.kill_grace_ms);
     for (id, what) in &survivors {
         tracing::error!(action_id = id.0, what, "something of an interrupted attempt cannot be ended");

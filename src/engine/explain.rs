@@ -69,7 +69,8 @@ impl Core {
         }
         if let Some(ahead) = self.scheduler.ahead_in_queue(id, AHEAD_MAX).filter(|ahead| *ahead > 0) {
             let least = if ahead == AHEAD_MAX { "at least " } else { "" };
-            let text = format!("{least}{ahead} actions of queue {} are served before it", action.body.queue);
+            let noun = if ahead == 1 { "action" } else { "actions" };
+            let text = format!("{least}{ahead} {noun} of queue {} served before it", action.body.queue);
             causes.push(cause("behind_in_queue", text));
         }
         if causes.is_empty() {
@@ -95,7 +96,7 @@ fn why(action: &Action, now: Timestamp) -> Cause {
         }
         State::Held => {
             let why = reason("held");
-            cause("held", format!("{why}. It stays until somebody resumes, resolves or cancels it"))
+            cause("held", format!("{why} (it waits for a person)"))
         }
         State::Rebooting => cause("rebooting", "it asked for a reboot, which has not happened yet".into()),
         State::Running | State::Cancelling => {

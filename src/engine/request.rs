@@ -96,7 +96,7 @@ pub enum CommandError {
     /// The action's state does not allow it.
     #[error("action {id} is {state}: {detail}")]
     WrongState { id: ActionId, state: State, detail: &'static str },
-    #[error("uid {uid} may not do this to an action of uid {owner}")]
+    #[error("uid {uid} may not do this; uid {owner}, root, the daemon's user and those in [access] may")]
     NotAllowed { uid: u32, owner: u32 },
     #[error(transparent)]
     Submit(#[from] SubmitError),

@@ -148,7 +148,7 @@ pub enum StoreError {
     #[error("{} has format version {found}, this release knows up to {known}", file.display())]
     FromTheFuture { file: PathBuf, found: u32, known: u32 },
     /// Another daemon has this directory.
-    #[error("another actiond (or a backup of it) has {} locked", dir.display())]
+    #[error("another actiond (or a backup of it) has {} locked; next: use that one, or stop it", dir.display())]
     Locked { dir: PathBuf },
     /// The record is not where it should be until sled is rebuilt; worth trying again later.
     #[error("the store is being rebuilt; finished actions can be read in a while")]

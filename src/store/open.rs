@@ -103,6 +103,7 @@ pub(super) fn open(
         ..Health::default()
     };
     tracing::info!(
+        store = %dir.display(),
         incarnation = ledger.incarnation,
         live_actions = ledger.live_count,
         finished_actions = finished,
