@@ -2,6 +2,8 @@
 //!
 //! A kill is a copy of the store's directory while the engine runs: the files as the page cache has them.
 
+mod locks;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -371,7 +373,9 @@ async fn any_order_of_commands_leaves_every_action_in_a_final_state() {
         .unwrap();
     for id in left {
         let _ = engine.command(OWNER, id, Command::Cancel { reason: "the test is over".into() }).await;
-        tokio::time::timeout(BOUND, engine.finished(id)).await.unwrap_or_else(|_| panic!("{id} never ended"));
+        tokio::time::timeout(BOUND, engine.finished(id))
+            .await
+            .unwrap_or_else(|_| panic!("{id} never ended"));
     }
     let status = engine.status();
     assert_eq!(status.by_state[..State::Succeeded as usize], [0; State::Succeeded as usize]);
