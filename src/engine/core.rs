@@ -329,7 +329,13 @@ impl Core {
             unpoison(self.shared.progress.lock()).remove(&change.id);
             let waiting = unpoison(self.shared.waiters.lock()).remove(&change.id);
             for waiter in waiting.into_iter().flatten() {
-                let _ = waiter.send(());
+                let _ = waiter.done.send(());
+            }
+        } else if change.state == State::Held
+            && let Some(waiting) = unpoison(self.shared.waiters.lock()).get_mut(&change.id)
+        {
+            for waiter in waiting.extract_if(.., |waiter| waiter.seen < change.version) {
+                let _ = waiter.done.send(());
             }
         }
         if self.shared.changes.receiver_count() > 0 {
