@@ -55,7 +55,7 @@ pub enum Event {
     Due = 1,
     /// An attempt was claimed for it.
     Claim = 2,
-    /// Something about the running attempt changed: its program, a checkpoint.
+    /// Something beside the state changed: the running attempt's program, a checkpoint, a held action's locks.
     Note = 3,
     Succeed = 4,
     Fail = 5,
@@ -117,7 +117,7 @@ impl State {
             | (S::Held, E::Resume)
             | (S::Rebooting, E::Rebooted) => S::Queued,
             (S::Queued, E::Claim) => S::Running,
-            (S::Running | S::Cancelling | S::Rebooting, E::Note) => self,
+            (S::Running | S::Cancelling | S::Rebooting | S::Held, E::Note) => self,
             (S::Running | S::Cancelling | S::Rebooting | S::Held, E::Succeed) => S::Succeeded,
             (S::Running | S::Rebooting | S::Held, E::Fail) => S::Failed,
             (S::Running, E::Retry) => S::RetryWait,
@@ -234,7 +234,7 @@ mod tests {
         ("scheduled", "q......C..h.EU.."),
         ("queued", ".R.....C..h.EU.."),
         ("retry_wait", "q......C..h.E..."),
-        ("held", "...SF..C...q...."),
+        ("held", "..hSF..C...q...."),
         ("running", "..RSFrTc.qh...b."),
         ("cancelling", "..cS....C.h....."),
         ("rebooting", "..bSF.TC..h....q"),

@@ -24,6 +24,8 @@ pub struct Status {
     pub tries_used: u32,
     /// How often an attempt of this action took the daemon down.
     pub deaths: u32,
+    /// A person freed its locks while it was held; it has them again from its next claim on.
+    pub locks_freed: bool,
     pub progress: Option<Progress>,
     /// The last durable checkpoint of its handler, given back after an interruption.
     pub checkpoint: Option<JsonText>,
@@ -48,6 +50,7 @@ impl Status {
             attempt: 0,
             tries_used: 0,
             deaths: 0,
+            locks_freed: false,
             progress: None,
             checkpoint: None,
             claim: None,

@@ -120,7 +120,7 @@ fn listed(
     Ok(out)
 }
 
-/// `GET /v1/actions/{id}`; with `wait`, when it is final or the wait is over.
+/// `GET /v1/actions/{id}`; with `wait`, when it is final, becomes held, or the wait is over.
 pub(super) async fn show(call: &Call<'_>, mut query: Query<'_>) -> Result<Reply, Problem> {
     let id = call.id()?;
     let wait_ms =
@@ -133,7 +133,7 @@ pub(super) async fn show(call: &Call<'_>, mut query: Query<'_>) -> Result<Reply,
         let wait = Duration::from_millis(wait_ms.min(call.settings.wait_max_ms));
         let mut draining = call.api.engine.draining();
         tokio::select! {
-            () = call.api.engine.finished(id) => {}
+            () = call.api.engine.settled(id, action.status.version) => {}
             () = tokio::time::sleep(wait) => {}
             () = is_true(&mut draining) => {}
         }

@@ -53,6 +53,7 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
         attempt,
         tries_used,
         deaths: _,
+        locks_freed,
         progress,
         checkpoint,
         claim,
@@ -83,6 +84,8 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
     number(out, u64::from(*attempt));
     key(out, "tries_used");
     number(out, u64::from(*tries_used));
+    key(out, "locks_freed");
+    boolean(out, *locks_freed);
     write_progress(out, progress.as_ref(), all);
     instant(out, "run_at", *run_at);
     instant(out, "due_at", *due_at);
@@ -121,7 +124,7 @@ fn write_finish(out: &mut Vec<u8>, finish: Option<&Finish>, all: bool) {
     };
     instant(out, "finished_at", Some(*at));
     key(out, "finished_success");
-    out.extend_from_slice(if *success { b"true" } else { b"false" });
+    boolean(out, *success);
     maybe_text(out, "finished_message", Some(message).filter(|_| all));
     raw(out, "finished_result", all.then_some(result));
 }
@@ -199,6 +202,10 @@ fn key(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
+}
+
+fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
 pub(super) fn number(out: &mut Vec<u8>, value: u64) {

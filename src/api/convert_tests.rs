@@ -67,6 +67,7 @@ fn full() -> Action {
     action.status.reason = "secret reason".into();
     action.status.due_at = Some(Timestamp(5));
     action.status.attempt = 3;
+    action.status.locks_freed = true;
     action.status.progress = Some(Progress { percent: 40, message: "secret step".into(), at: Timestamp(6) });
     action.status.checkpoint = Some(JsonText::from_checked(r#"{"secret":1}"#));
     action.status.claim =

@@ -100,7 +100,9 @@ fn query(target: Target) -> &'static [Parameter] {
             ("before", "integer", "Only ids below this: the `next` of the page before."),
             ("limit", "integer", "1 to 1000 actions; 50 if not given."),
         ],
-        Target::Show => &[("wait", "string", "Answer when it is final, or after this time: `60s`.")],
+        Target::Show => {
+            &[("wait", "string", "Answer when it is final or becomes held, or after this time: `60s`.")]
+        }
         Target::Log => &[
             ("attempt", "integer", "Which attempt; the newest if not given."),
             ("follow", "boolean", "Go on until the action is final."),

@@ -164,8 +164,28 @@ async fn too_large(body: &mut Incoming, bytes_max: usize) -> Problem {
     Problem::new(Word::BodyTooLarge, format!("at most {bytes_max} bytes are taken"))
 }
 
-/// What the request says its body is; empty if it says nothing.
-pub(super) fn media_type(headers: &HeaderMap) -> &str {
+/// What the request says its body is, in lower case, for case means nothing in it (RFC 9110, section 8.3.1); empty
+/// if it says nothing.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim()
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_type_is_read_in_any_case_and_without_its_parameters() {
+        for (header, kind) in [
+            ("Application/X-NDJSON; charset=utf-8", "application/x-ndjson"),
+            (" application/json ", "application/json"),
+            (";", ""),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(header));
+            assert_eq!(media_type(&headers), kind);
+        }
+        assert_eq!(media_type(&HeaderMap::new()), "");
+    }
 }

@@ -109,7 +109,7 @@ const fn route(method: &'static str, path: &'static str, target: Target, summary
 pub(super) const ROUTES: &[Route] = &[
     route("POST", "/v1/actions", Target::Submit, "Submit one action (JSON) or many (NDJSON)"),
     route("GET", "/v1/actions", Target::List, "List actions, newest first"),
-    route("GET", "/v1/actions/{id}", Target::Show, "Show an action; with wait, once it is final"),
+    route("GET", "/v1/actions/{id}", Target::Show, "Show an action; with wait, once it is final or held"),
     route("GET", "/v1/actions/{id}/log", Target::Log, "The log of an attempt"),
     route("GET", "/v1/actions/{id}/events", Target::ActionEvents, "Follow the changes of an action"),
     route("GET", "/v1/actions/{id}/explain", Target::Explain, "Say why an action waits"),

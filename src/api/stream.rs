@@ -2,7 +2,7 @@
 //!
 //! The answer is a stream that the connection pulls. Each pull reads what the client has sent, parses it, hands it
 //! to the engine in batches and waits for the oldest batch's answers. A client that does not read its answers
-//! is thereby no longer read from: at most [`BATCHES_MAX`] batches are in memory.
+//! is thereby no longer read from: at most [`BATCHES_MAX`] batches are in memory, a few MiB however short its lines.
 //!
 //! # Guarantees
 //!
@@ -32,11 +32,12 @@ use crate::action::Actor;
 use crate::engine::{Accepted, Engine, Submission, SubmitError};
 
 /// Batches that the engine may have at once.
-const BATCHES_MAX: usize = 8;
+const BATCHES_MAX: usize = 4;
 /// With this many under way, further lines are gathered into one larger batch.
 const BATCHES_EAGER: usize = 2;
-const BATCH_LINES_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 256 * 1_024;
+/// What a line costs beside its own bytes, roughly: it becomes a submission, then an action and its answer.
+const LINE_COST: usize = 1_024;
 
 type Answers = Vec<Result<Accepted, SubmitError>>;
 /// The lines of a batch, and what the engine says of those that it got.
@@ -54,7 +55,12 @@ struct Batch {
 
 impl Batch {
     fn is_full(&self) -> bool {
-        self.lines.len() >= BATCH_LINES_MAX || self.bytes >= BATCH_BYTES_MAX
+        self.bytes >= BATCH_BYTES_MAX
+    }
+
+    fn push(&mut self, line: u64, problem: Option<Problem>) {
+        self.bytes += LINE_COST;
+        self.lines.push((line, problem));
     }
 }
 
@@ -147,7 +153,7 @@ impl Exchange {
         self.scanned = 0;
         if let Some(problem) = self.cut_short.take() {
             self.line += 1;
-            self.gathering.lines.push((self.line, Some(problem)));
+            self.gathering.push(self.line, Some(problem));
         } else if !std::mem::take(&mut self.skipping) && !rest.is_empty() {
             self.take_line(&rest);
         }
@@ -192,7 +198,7 @@ impl Exchange {
         self.line += 1;
         let most = self.line_bytes_max;
         let problem = Problem::new(Word::BodyTooLarge, format!("a line may have at most {most} bytes"));
-        self.gathering.lines.push((self.line, Some(problem)));
+        self.gathering.push(self.line, Some(problem));
     }
 
     fn take_line(&mut self, line: &[u8]) {
@@ -208,9 +214,9 @@ impl Exchange {
         match parse::submission(line, self.actor, self.limits) {
             Ok(submission) => {
                 self.gathering.submissions.push(submission);
-                self.gathering.lines.push((self.line, None));
+                self.gathering.push(self.line, None);
             }
-            Err(problem) => self.gathering.lines.push((self.line, Some(problem))),
+            Err(problem) => self.gathering.push(self.line, Some(problem)),
         }
     }
 

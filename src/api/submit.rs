@@ -20,7 +20,7 @@ use crate::engine::Accepted;
 const ANSWER_BYTES: usize = 1_024;
 
 pub(super) async fn actions(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
-    match reply::media_type(call.headers) {
+    match reply::media_type(call.headers).as_str() {
         "" | "application/json" => one(call, actor, body).await,
         "application/x-ndjson" => Ok(stream::lines(call, actor, body)),
         other => Err(Problem::new(

@@ -69,6 +69,9 @@ pub struct Action {
     pub priority: u8,
     pub attempt: u32,
     pub tries_used: u32,
+    /// A person freed its locks while it was held: others on its resource go first.
+    #[serde(default)]
+    pub locks_freed: bool,
     pub progress: Option<Progress>,
     pub run_at: Option<String>,
     /// When a `retry_wait` or `scheduled` action becomes due.

@@ -18,8 +18,8 @@ use crate::action::State;
 use crate::api::wire;
 use crate::client::{Client, ClientError};
 
-/// Longest single blocking read: a hold, which does not end one, is seen after this.
-const SLICE: Duration = Duration::from_secs(5);
+/// Longest single blocking read; the daemon answers earlier when the action ends or becomes held.
+const SLICE: Duration = Duration::from_secs(300);
 /// The same while somebody watches the progress.
 const WATCHED_SLICE: Duration = Duration::from_millis(250);
 /// How long an absent daemon is waited for when the wait has no limit.

@@ -101,7 +101,7 @@ impl Client {
         self.read(&format!("/v1/actions/{id}"), ANSWER_LIMIT).await
     }
 
-    /// The action when it is final, or as it stands after `wait`.
+    /// The action when it is final or becomes held, or as it stands after `wait`.
     pub async fn action_after(&self, id: u64, wait: Duration) -> Result<wire::Action, ClientError> {
         if wait.is_zero() {
             return self.action(id).await;

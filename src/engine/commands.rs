@@ -4,8 +4,8 @@
 //! changed when the answer is an error.
 //!
 //! A held action that is resumed may begin at once, also before its `run_at`: whoever resumes it says "now".
-//! Freed locks of a held action are not written anywhere: after a restart it has them again, unless another
-//! action got them meanwhile. Called by `engine::core`.
+//! Freed locks stay freed, over a restart too, until the action is claimed again; resumed, it takes its place in
+//! the line by its id. Called by `engine::core`.
 
 use std::sync::Arc;
 
@@ -63,9 +63,13 @@ impl Core {
                 self.finish(now, action, event, &text, None)?
             }
             Command::Unlock => {
-                tracing::warn!(action_id = id.0, peer_uid = actor.uid, "locks of a held action freed");
-                self.step(now, Input::Unlock(id));
-                action
+                if action.status.locks_freed {
+                    action
+                } else {
+                    tracing::warn!(action_id = id.0, peer_uid = actor.uid, "locks of a held action freed");
+                    self.step(now, Input::Unlock(id));
+                    self.change(action, Event::Note, |status| status.locks_freed = true)?
+                }
             }
         };
         Ok(Ok(Arc::new(changed)))
@@ -218,6 +222,7 @@ mod tests {
         for (command, event) in [
             (Command::Hold { reason: text() }, Event::Hold),
             (Command::Resume, Event::Resume),
+            (Command::Unlock, Event::Note),
             (Command::Resolve { success: true, message: text() }, Event::Succeed),
             (Command::Resolve { success: false, message: text() }, Event::Fail),
         ] {

@@ -237,8 +237,8 @@ impl Core {
             return Ok(());
         };
         let Some(route) = self.registry.find(&action.body.action, &action.body.resource_type) else {
-            if action.status.attempt == 0 {
-                // It never touched its resource, so others may.
+            if action.status.attempt == 0 || action.status.locks_freed {
+                // It has not touched its resource since it had no lock on it, so others may.
                 self.step(now, Input::Unlock(id));
             }
             return self.hold(now, action, "no handler is configured for it any more");
@@ -247,6 +247,7 @@ impl Core {
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
         let action = self.change(action, Event::Claim, |status| {
             status.attempt += 1;
+            status.locks_freed = false;
             status.due_at = None;
             status.reason.clear();
             status.claim = Some(Claim { incarnation, boot_id, began_at: now, program: None });
@@ -330,7 +331,13 @@ impl Core {
             unpoison(self.shared.progress.lock()).remove(&change.id);
             let waiting = unpoison(self.shared.waiters.lock()).remove(&change.id);
             for waiter in waiting.into_iter().flatten() {
-                let _ = waiter.send(());
+                let _ = waiter.done.send(());
+            }
+        } else if change.state == State::Held
+            && let Some(waiting) = unpoison(self.shared.waiters.lock()).get_mut(&change.id)
+        {
+            for waiter in waiting.extract_if(.., |waiter| waiter.seen < change.version) {
+                let _ = waiter.done.send(());
             }
         }
         if self.shared.changes.receiver_count() > 0 {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::action::ActionId;
 
-const CHUNK: usize = 64;
+/// Ids that stand together.
+pub const CHUNK: usize = 64;
 
 struct Chunk<T> {
     live: usize,
@@ -51,6 +52,11 @@ impl<T: Copy> IdMap<T> {
             self.len += 1;
         }
         before
+    }
+
+    /// Whether `id` and its neighbours have no entry.
+    pub fn chunk_is_empty(&self, id: ActionId) -> bool {
+        !self.chunks.contains_key(&place(id).0)
     }
 
     pub fn remove(&mut self, id: ActionId) -> Option<T> {

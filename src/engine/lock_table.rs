@@ -118,9 +118,12 @@ impl LockTable {
         self.put(key, id, Role::Later);
     }
 
-    /// Takes the lock; the caller made sure that it [`Self::is_next`], or restores what a claim says.
-    pub fn take(&mut self, key: LockKey, id: ActionId) {
+    /// Takes the lock; the caller made sure that it [`Self::is_next`], or restores what a start found. Says who
+    /// waited first at it, and now for this one.
+    pub fn take(&mut self, key: LockKey, id: ActionId) -> Option<ActionId> {
+        let first = self.locks.get(&key).and_then(Lock::first_queued);
         self.put(key, id, Role::Holder);
+        first.filter(|first| *first != id)
     }
 
     /// Gives `id` this role, and no other, at the lock.
@@ -145,11 +148,6 @@ impl LockTable {
         let first = lock.first_queued();
         self.locks.insert(key, lock);
         first
-    }
-
-    /// Who has the lock.
-    pub fn holder(&self, key: LockKey) -> Option<ActionId> {
-        self.locks.get(&key)?.holder()
     }
 
     /// Whether the lock is free and `id` the first that waits for it.

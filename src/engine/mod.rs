@@ -43,7 +43,7 @@ pub use self::request::{
 };
 use self::request::{Request, Submitted};
 pub use self::start::{Begin, Start, Started, start};
-use crate::action::{Action, ActionId, Actor, Progress};
+use crate::action::{Action, ActionId, Actor, Progress, State};
 use crate::handlers::registry::Registry;
 use crate::store::{Health, Reader, StoreError};
 
@@ -78,9 +78,16 @@ pub(crate) struct Shared {
     status: Mutex<EngineStatus>,
     /// What running attempts last said of their progress; not durable.
     progress: Mutex<HashMap<ActionId, Progress>>,
-    waiters: Mutex<HashMap<ActionId, Vec<oneshot::Sender<()>>>>,
+    waiters: Mutex<HashMap<ActionId, Vec<Waiter>>>,
     changes: broadcast::Sender<Change>,
     draining: watch::Sender<bool>,
+}
+
+/// Somebody who waits for an action's end, or for it to become held after what they saw.
+struct Waiter {
+    /// The version of the action that they know.
+    seen: u64,
+    done: oneshot::Sender<()>,
 }
 
 /// The handle that every face of the daemon uses. Cheap to clone.
@@ -174,21 +181,29 @@ impl Engine {
         self.shared.changes.subscribe()
     }
 
-    /// Waits until the action is final or gone; ends early with the daemon.
-    pub async fn finished(&self, id: ActionId) {
-        let (done, ended) = oneshot::channel();
+    /// Waits until the action is final or gone, or held in a later version than `seen`; ends early with the
+    /// daemon.
+    pub async fn settled(&self, id: ActionId, seen: u64) {
+        let (done, settled) = oneshot::channel();
         {
             let mut waiters = unpoison(self.shared.waiters.lock());
             let waiting = waiters.entry(id).or_default();
-            waiting.retain(|waiter| !waiter.is_closed());
-            waiting.push(done);
+            waiting.retain(|waiter| !waiter.done.is_closed());
+            waiting.push(Waiter { seen, done });
         }
-        // Registered first, then looked: an end in between is seen by one of the two.
-        if !matches!(self.reader.get(id), Ok(Some(action)) if !action.status.state.is_final()) {
-            unpoison(self.shared.waiters.lock()).remove(&id);
-            return;
+        // Registered first, then looked: a change in between is seen by one of the two.
+        let reader = self.reader.clone();
+        let looked = tokio::task::spawn_blocking(move || reader.get(id)).await;
+        let status = match looked {
+            Ok(Ok(Some(action))) if !action.status.state.is_final() => action.status,
+            _ => {
+                unpoison(self.shared.waiters.lock()).remove(&id);
+                return;
+            }
+        };
+        if status.state != State::Held || status.version <= seen {
+            let _ = settled.await;
         }
-        let _ = ended.await;
     }
 
     /// Becomes true when the daemon begins to stop: streams end then.

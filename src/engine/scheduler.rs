@@ -11,10 +11,12 @@
 
 mod messages;
 mod queries;
+mod timers;
 
 use std::collections::{BTreeSet, HashMap};
 
 pub use self::messages::{Command, Input, QueueIndex, Ticket};
+use self::timers::Timers;
 use super::id_map::IdMap;
 use super::lock_table::LockTable;
 use crate::action::{ActionId, LockKey, State, Timestamp};
@@ -23,7 +25,9 @@ use crate::action::{ActionId, LockKey, State, Timestamp};
 struct Entry {
     /// The first lock; further ones are in `Scheduler::more_locks`.
     lock: Option<LockKeyPacked>,
-    due_at: i64,
+    /// When it is due, while it is `scheduled` or `retry_wait`.
+    due_at: Timestamp,
+    deadline: Timestamp,
     queue: QueueIndex,
     kind: u16,
     priority: u8,
@@ -31,6 +35,9 @@ struct Entry {
     holds_locks: bool,
     more_locks: bool,
 }
+
+/// For a due time or a deadline that an action does not have.
+const NEVER: Timestamp = Timestamp(i64::MAX);
 
 /// A lock key that cannot be 0, so that "none" needs no space of its own.
 type LockKeyPacked = std::num::NonZeroU64;
@@ -50,9 +57,7 @@ pub struct Scheduler {
     more_locks: HashMap<ActionId, Box<[LockKey]>>,
     locks: LockTable,
     queues: Vec<Queue>,
-    timers: BTreeSet<(Timestamp, ActionId)>,
-    deadlines: BTreeSet<(Timestamp, ActionId)>,
-    deadline_of: IdMap<Timestamp>,
+    timers: Timers,
     running: u32,
     running_max: u32,
     draining: bool,
@@ -66,9 +71,7 @@ impl Scheduler {
             more_locks: HashMap::new(),
             locks: LockTable::default(),
             queues: Vec::new(),
-            timers: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            deadline_of: IdMap::new(),
+            timers: Timers::default(),
             running: 0,
             running_max,
             draining: false,
@@ -102,10 +105,9 @@ impl Scheduler {
             Input::RetryAt(id, due_at) => {
                 self.set_state(id, State::RetryWait);
                 if let Some(entry) = self.entries.get_mut(id) {
-                    entry.due_at = due_at.0;
-                    self.timers.insert((due_at, id));
+                    entry.due_at = due_at;
                 }
-                self.watch_deadline(id);
+                self.watch(id);
             }
             Input::Hold(id) => self.hold(id),
             Input::Queue(id) => self.queue(id),
@@ -139,37 +141,41 @@ impl Scheduler {
 
     /// When [`Input::Tick`] is due next.
     pub fn next_tick(&self) -> Option<Timestamp> {
-        let due = self.timers.first().map(|(at, _)| *at);
-        let deadline = self.deadlines.first().map(|(at, _)| *at);
-        due.into_iter().chain(deadline).min()
+        self.timers.next()
     }
 
     fn tick(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
-        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, id));
-            self.queue(id);
-            commands.push(Command::Due(id));
-        }
-        while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
-            // While it runs, its worker watches the deadline; held, a person does.
-            self.deadlines.remove(&(at, id));
-            let state = self.entries.get(id).map(|entry| entry.state);
-            if matches!(state, Some(State::Scheduled | State::Queued | State::RetryWait)) {
-                // At once, so that nothing can start it in the same round.
-                self.leave(id);
-                commands.push(Command::Expire(id));
+        while let Some(ids) = self.timers.take_due(now) {
+            for id in ids {
+                self.look_at(now, id, commands);
             }
         }
     }
 
+    /// Does what is due for an action now, and watches it on.
+    fn look_at(&mut self, now: Timestamp, id: ActionId, commands: &mut Vec<Command>) {
+        let Some(entry) = self.entries.get(id).copied() else { return };
+        if is_timed(entry.state) && entry.due_at <= now {
+            self.queue(id);
+            commands.push(Command::Due(id));
+        }
+        if (is_timed(entry.state) || entry.state == State::Queued) && entry.deadline <= now {
+            // At once, so that nothing can start it in the same round.
+            self.leave(id);
+            commands.push(Command::Expire(id));
+        }
+        self.watch(id);
+    }
+
     fn enter(&mut self, ticket: &Ticket) {
-        let Ticket { id, queue, priority, kind, locks, state, attempt, due_at, deadline } = ticket;
+        let Ticket { id, queue, priority, kind, locks, state, attempt, locks_freed, due_at, deadline } =
+            ticket;
         let (id, state) = (*id, *state);
-        let waits_with_locks = matches!(state, State::Held | State::RetryWait) && *attempt > 0;
-        let mut holds_locks = waits_with_locks || state.is_active();
+        let holds_locks = state.is_active() || (*attempt > 0 && !locks_freed);
         let entry = Entry {
             lock: locks.first().copied().map(pack_lock),
-            due_at: due_at.map_or(0, |at| at.0),
+            due_at: due_at.unwrap_or(NEVER),
+            deadline: deadline.unwrap_or(NEVER),
             queue: *queue,
             kind: *kind,
             priority: *priority,
@@ -181,10 +187,6 @@ impl Scheduler {
             self.more_locks.insert(id, more.into());
         }
         self.entries.insert(id, entry);
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((*deadline, id));
-            self.deadline_of.insert(id, *deadline);
-        }
         if let Some(queue) = self.queues.get_mut(usize::from(*queue)) {
             if occupies_slot(state) {
                 queue.running += 1;
@@ -194,22 +196,16 @@ impl Scheduler {
             }
         }
         if holds_locks {
-            holds_locks = self.retake_locks(id);
-        }
-        match state {
-            State::Scheduled | State::RetryWait => {
-                if let Some(due_at) = due_at {
-                    self.timers.insert((*due_at, id));
-                }
-                if !holds_locks {
-                    for key in self.locks_of(id) {
-                        self.locks.plan(key, id);
-                    }
-                }
+            self.take_locks(id);
+        } else if is_timed(state) {
+            for key in self.locks_of(id) {
+                self.locks.plan(key, id);
             }
-            State::Queued => self.line_up(id),
-            _ => {}
         }
+        if state == State::Queued {
+            self.line_up(id);
+        }
+        self.watch(id);
     }
 
     fn leave(&mut self, id: ActionId) {
@@ -226,8 +222,8 @@ impl Scheduler {
             }
         }
         self.more_locks.remove(&id);
-        if let Some(deadline) = self.deadline_of.remove(id) {
-            self.deadlines.remove(&(deadline, id));
+        if self.entries.chunk_is_empty(id) {
+            self.timers.forget(id);
         }
     }
 
@@ -244,21 +240,27 @@ impl Scheduler {
     fn queue(&mut self, id: ActionId) {
         self.step_out(id);
         self.set_state(id, State::Queued);
-        self.watch_deadline(id);
+        self.watch(id);
         self.line_up(id);
     }
 
-    /// The deadline counts while it waits, also if it passed while it ran or was held.
-    fn watch_deadline(&mut self, id: ActionId) {
-        if let Some(deadline) = self.deadline_of.get(id) {
-            self.deadlines.insert((*deadline, id));
+    /// Has it looked at when it is due or its deadline is over. The deadline counts while it waits, also if it
+    /// passed while it ran or was held: then its worker watches it, or a person.
+    fn watch(&mut self, id: ActionId) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let next = match entry.state {
+            State::Queued => entry.deadline,
+            state if is_timed(state) => entry.deadline.min(entry.due_at),
+            _ => NEVER,
+        };
+        if next < NEVER {
+            self.timers.watch(id, next);
         }
     }
 
-    /// Takes the action out of the timers and the ready set, wherever it is.
+    /// Takes the action out of the ready set, if it is there.
     fn step_out(&mut self, id: ActionId) {
         let Some(entry) = self.entries.get(id) else { return };
-        self.timers.remove(&(Timestamp(entry.due_at), id));
         if let Some(queue) = self.queues.get_mut(usize::from(entry.queue)) {
             queue.ready.remove(&pack(entry.priority, id));
         }
@@ -303,28 +305,13 @@ impl Scheduler {
     fn take_locks(&mut self, id: ActionId) {
         self.step_out(id);
         for key in self.locks_of(id) {
-            self.locks.take(key, id);
+            if let Some(first) = self.locks.take(key, id) {
+                self.not_ready(first);
+            }
         }
         if let Some(entry) = self.entries.get_mut(id) {
             entry.holds_locks = true;
         }
-    }
-
-    /// Gives an action that was found at a start the locks it had. Says whether it has them now.
-    ///
-    /// That a person freed a held action's locks is not written anywhere; whoever got one since proves it.
-    fn retake_locks(&mut self, id: ActionId) -> bool {
-        let keys = self.locks_of(id);
-        let rivals: Vec<ActionId> = keys.iter().filter_map(|key| self.locks.holder(*key)).collect();
-        let state_of = |id| self.entries.get(id).map(|entry: &Entry| entry.state);
-        if state_of(id) == Some(State::Held) && !rivals.is_empty() {
-            return false;
-        }
-        for rival in rivals {
-            self.release_locks(rival);
-        }
-        self.take_locks(id);
-        true
     }
 
     fn release_locks(&mut self, id: ActionId) {
@@ -364,6 +351,11 @@ impl Scheduler {
         let more = if entry.more_locks { self.more_locks.get(&id) } else { None };
         first.into_iter().chain(more.into_iter().flat_map(|keys| keys.iter().copied())).collect()
     }
+}
+
+/// Whether it waits for its time.
+fn is_timed(state: State) -> bool {
+    matches!(state, State::Scheduled | State::RetryWait)
 }
 
 fn occupies_slot(state: State) -> bool {

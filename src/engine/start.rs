@@ -247,6 +247,7 @@ pub(super) fn ticket(action: &Action, queue: QueueIndex, kind: u16) -> Ticket {
         locks: action.body.locks.clone(),
         state: action.status.state,
         attempt: action.status.attempt,
+        locks_freed: action.status.locks_freed,
         due_at: action.status.due_at,
         deadline: action.body.deadline,
     }

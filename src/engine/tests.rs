@@ -2,6 +2,9 @@
 //!
 //! A kill is a copy of the store's directory while the engine runs: the files as the page cache has them.
 
+mod locks;
+mod waits;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -167,7 +170,7 @@ async fn action_runs_to_its_end_and_is_there_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let engine = open(dir.path());
     let id = accepted(&engine, submission("rerun", 1, "{}")).await;
-    tokio::time::timeout(BOUND, engine.finished(id)).await.unwrap();
+    tokio::time::timeout(BOUND, engine.settled(id, u64::MAX)).await.unwrap();
     let ended = engine.read(id).unwrap().unwrap();
     assert_eq!((ended.status.state, ended.status.attempt), (State::Succeeded, 1));
     assert!(!ended.status.finish.as_ref().unwrap().message.is_empty());
@@ -317,7 +320,7 @@ async fn deadline_ends_what_waits_and_what_runs() {
     let message = reaches(&engine, runs, State::TimedOut).await.status.finish.unwrap().message;
     assert!(message.starts_with("[timed_out] its deadline was over"), "{message}");
     // Whichever is first: it expires, or the resource is free just before and it runs.
-    tokio::time::timeout(BOUND, engine.finished(waits)).await.unwrap();
+    tokio::time::timeout(BOUND, engine.settled(waits, u64::MAX)).await.unwrap();
     let state = engine.read(waits).unwrap().unwrap().status.state;
     assert!(matches!(state, State::Expired | State::Succeeded), "{state}");
     stop(&engine).await;
@@ -371,7 +374,9 @@ async fn any_order_of_commands_leaves_every_action_in_a_final_state() {
         .unwrap();
     for id in left {
         let _ = engine.command(OWNER, id, Command::Cancel { reason: "the test is over".into() }).await;
-        tokio::time::timeout(BOUND, engine.finished(id)).await.unwrap_or_else(|_| panic!("{id} never ended"));
+        tokio::time::timeout(BOUND, engine.settled(id, u64::MAX))
+            .await
+            .unwrap_or_else(|_| panic!("{id} never ended"));
     }
     let status = engine.status();
     assert_eq!(status.by_state[..State::Succeeded as usize], [0; State::Succeeded as usize]);

@@ -1,13 +1,19 @@
 //! Everything a client should not do, at both doors: each gets its documented answer, and the daemon stays healthy.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::common::home::{NOOP, exec};
 use crate::common::http::request;
-use crate::common::{Connection, Daemon, Home, Response, spec, until, with};
+use crate::common::{Connection, Daemon, Home, PATIENCE, Response, spec, until, with};
+
+/// With 200 clients that send streams and read nothing: less than three MiB for each, the rest for the daemon.
+const RESIDENT_MAX_MIB: u64 = 600;
 
 fn good() -> Value {
     spec("restart", 1)
@@ -263,4 +269,82 @@ fn reports_of_a_hostile_program_hurt_nobody() {
     assert!(action["finished_result"].is_object(), "{action}");
     daemon.assert_healthy(&good(), "a hostile program");
     assert_eq!(json!(daemon.crash().action(id)), action);
+}
+
+/// Resident memory of the daemon in MiB.
+fn resident_mib(daemon: &Daemon<'_>) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1_024
+}
+
+/// Sends `piece` over and over on every stream until none of them has taken a byte for five seconds. How many bytes
+/// each took.
+fn flood(streams: &mut [UnixStream], piece: &[u8]) -> Vec<usize> {
+    let since = Instant::now();
+    let mut sent = vec![0; streams.len()];
+    while since.elapsed() < PATIENCE {
+        let mut wanted: Vec<_> = streams.iter().map(|stream| PollFd::new(stream, PollFlags::OUT)).collect();
+        let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+        if poll(&mut wanted, Some(&patience)).expect("poll") == 0 {
+            break;
+        }
+        let ready: Vec<bool> = wanted.iter().map(|wanted| !wanted.revents().is_empty()).collect();
+        for ((stream, sent), _) in streams.iter_mut().zip(&mut sent).zip(ready).filter(|(_, ready)| *ready) {
+            match stream.write(&piece[*sent % piece.len()..]) {
+                Ok(count) => *sent += count,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn clients_that_never_read_their_answers_cost_a_bounded_amount_of_memory() {
+    const CLIENTS: usize = 200;
+    let home = Home::new().with_tables(&tables());
+    let daemon = Daemon::start(&home);
+    let head = "POST /v1/actions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
+                Content-Length: 1000000000000\r\n\r\n";
+    let mut streams: Vec<UnixStream> = (0..CLIENTS)
+        .map(|_| {
+            let mut stream = UnixStream::connect(home.socket()).expect("a connection");
+            stream.write_all(head.as_bytes()).expect("a head sent");
+            stream.set_nonblocking(true).expect("nonblocking");
+            stream
+        })
+        .collect();
+    // Short lines cost the most for their bytes.
+    let sent = flood(&mut streams, format!("{}\n", good()).repeat(64).as_bytes());
+    let (least, resident) = (sent.iter().min().expect("clients"), resident_mib(&daemon));
+    println!("{resident} MiB with {CLIENTS} clients; the least of them sent {least} bytes");
+    assert!(*least > 50_000, "a client was hardly read from: {least} bytes");
+    assert!(resident < RESIDENT_MAX_MIB, "{resident} MiB");
+    drop(streams);
+    daemon.assert_healthy(&spec("restart", 2), "clients that never read");
+}
+
+#[test]
+fn ten_thousand_connections_leave_no_descriptor_behind() {
+    let home = Home::new().with_tables(&tables());
+    let daemon = Daemon::start(&home);
+    let tcp = daemon.status_address();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
+    daemon.assert_healthy(&good(), "nothing yet");
+    let before = open();
+    let whole = request("GET", "/livez", "", None);
+    for at in 0..10_000 {
+        let connected = if at % 2 == 0 { Connection::unix(&home.socket()) } else { Connection::tcp(&tcp) };
+        let mut door = connected.expect("a connection");
+        match at % 5 {
+            0 => {}
+            1 => door.send(&whole[..whole.len() / 2]).expect("half a request sent"),
+            2 => door.send(&whole).expect("a request sent"),
+            3 => door.send(&request("GET", "/v1/events", "", None)).expect("a request sent"),
+            _ => assert_eq!(door.ask("GET", "/livez", None).expect("an answer").status, 200),
+        }
+    }
+    until("no more descriptors than before", || (open() <= before + 2).then_some(()));
+    daemon.assert_healthy(&good(), "ten thousand connections");
 }

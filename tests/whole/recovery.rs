@@ -418,3 +418,21 @@ fn crash_points() -> Vec<String> {
     names.dedup();
     names
 }
+
+#[test]
+fn locks_that_were_freed_stay_freed_over_kill_9() {
+    let home = home_of(STAYS_ONCE, "recovery = \"hold\"");
+    let (daemon, id) = interrupted(&home);
+    daemon.in_state(id, "held");
+    daemon.pause_queue("default", true);
+    let other = daemon.accepted(&spec("restart", 1));
+    assert_eq!(daemon.commanded(id, "unlock")["locks_freed"], true);
+    let daemon = daemon.crash();
+    let held = daemon.action(id);
+    assert_eq!((state(&held), &held["locks_freed"]), ("held", &Value::Bool(true)), "{held}");
+    daemon.pause_queue("default", false);
+    assert_eq!(state(&daemon.finished(other)), "succeeded");
+    daemon.commanded(id, "resume");
+    let action = daemon.finished(id);
+    assert_eq!((state(&action), &action["locks_freed"]), ("succeeded", &Value::Bool(false)), "{action}");
+}

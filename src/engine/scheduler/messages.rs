@@ -14,9 +14,11 @@ pub struct Ticket {
     /// A number for the action type, for `Scheduler::same_kind`.
     pub kind: u16,
     pub locks: Vec<LockKey>,
-    /// Any unfinished state. `Held`, `RetryWait` and the active ones hold their locks, unless `attempt` is 0.
+    /// Any unfinished state. `Held`, `RetryWait` and the active ones hold their locks, unless `attempt` is 0 or
+    /// a person freed them.
     pub state: State,
     pub attempt: u32,
+    pub locks_freed: bool,
     pub due_at: Option<Timestamp>,
     pub deadline: Option<Timestamp>,
 }

@@ -12,6 +12,7 @@ fn ticket(id: u64, lock: u64) -> Ticket {
         locks: if lock == 0 { vec![] } else { vec![LockKey(lock)] },
         state: State::Queued,
         attempt: 0,
+        locks_freed: false,
         due_at: None,
         deadline: None,
     }
@@ -163,8 +164,8 @@ fn deadline_that_passed_while_it_was_held_counts_when_it_is_resumed() {
 }
 
 #[test]
-fn locks_that_a_person_freed_before_a_restart_stay_with_their_new_holder() {
-    let held = |id| Ticket { state: State::Held, attempt: 1, ..ticket(id, 7) };
+fn locks_that_a_person_freed_before_a_restart_stay_freed() {
+    let held = |id| Ticket { state: State::Held, attempt: 1, locks_freed: true, ..ticket(id, 7) };
     let running = |id| Ticket { state: State::Running, attempt: 1, ..ticket(id, 7) };
     for (first, second) in [(held(1), running(2)), (running(1), held(2))] {
         let mut bench = Bench::new(8);
@@ -182,9 +183,58 @@ fn waiting_action_with_a_resource_of_its_own_costs_less_than_a_hundred_bytes() {
     let entry = size_of::<Option<Entry>>();
     let lock = (size_of::<LockKey>() + 16) * 100 / 69 + 5;
     let ready = size_of::<u64>() * 2 + 2;
-    let timer = size_of::<(Timestamp, ActionId)>() * 2 + 2;
     assert!(entry <= 32, "{entry}");
-    assert!(entry + 1 + lock + ready.max(timer) < 100, "{entry} {lock} {ready} {timer}");
+    assert!(entry + 1 + lock + ready < 98, "{entry} {lock} {ready}");
+    // Due times and deadlines cost two numbers and their places for each chunk of ids, however many there are.
+    let mut bench = Bench::new(1);
+    bench.does(Input::Enter(ticket(0, 0)));
+    for id in 1..6_400 {
+        let times = (Some(Timestamp(1_000 + id)), Some(Timestamp(9_000 - id)));
+        let state = if id % 2 == 0 { State::Queued } else { State::Scheduled };
+        bench.does(Input::Enter(Ticket {
+            state,
+            due_at: times.0,
+            deadline: times.1,
+            ..ticket(id.cast_unsigned(), 0)
+        }));
+    }
+    let timers = bench.0.timers.len();
+    assert!(timers <= 100, "{timers} timers");
+}
+
+#[test]
+fn timer_of_an_action_that_left_is_not_kept() {
+    let mut bench = Bench::new(1);
+    for id in 1..1_000 {
+        bench.does(Input::Enter(Ticket { deadline: Some(Timestamp(i64::MAX - 1)), ..ticket(id, id) }));
+        bench.does(Input::Leave(ActionId(id)));
+    }
+    assert_eq!((bench.0.timers.len(), bench.0.next_tick()), (0, None));
+}
+
+#[test]
+fn only_an_action_whose_locks_were_not_freed_has_them_after_a_restart() {
+    for (state, locks_freed) in
+        [State::Held, State::RetryWait, State::Queued].into_iter().flat_map(|s| [(s, false), (s, true)])
+    {
+        let mut bench = Bench::new(1);
+        bench.does(Input::PauseQueue(0, true));
+        bench.does(Input::Enter(ticket(1, 7)));
+        let due_at = (state == State::RetryWait).then_some(Timestamp(50));
+        bench.does(Input::Enter(Ticket { state, attempt: 1, locks_freed, due_at, ..ticket(2, 7) }));
+        let first = if locks_freed { 1 } else { 2 };
+        assert_eq!(bench.0.behind(ActionId(1)), (first == 2).then_some(ActionId(2)), "{state} {locks_freed}");
+        let starts = bench.does(Input::PauseQueue(0, false));
+        // The later action has the lock: whatever its state, the earlier one does not begin.
+        let started = if locks_freed {
+            vec![1]
+        } else if state == State::Queued {
+            vec![2]
+        } else {
+            vec![]
+        };
+        assert_eq!(starts, started, "{state} {locks_freed}");
+    }
 }
 
 /// An action as the promises see it, without the scheduler's data structures.

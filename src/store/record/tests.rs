@@ -44,6 +44,7 @@ fn full_status() -> Status {
         attempt: 4,
         tries_used: 2,
         deaths: 1,
+        locks_freed: true,
         progress: Some(Progress { percent: 40, message: "pushing".to_owned(), at: Timestamp(6) }),
         checkpoint: Some(JsonText::from_checked(r#"{"step":2}"#)),
         claim: Some(Claim {

@@ -1,0 +1,62 @@
+//! When the scheduler has to look at which actions again: due times and deadlines, at next to no cost.
+//!
+//! Ids are consecutive, so a chunk of them shares one timer at the earliest time that any of them has. It may be
+//! earlier than needed, because nobody takes it back when an action ends or begins: a look then finds nothing and
+//! sets it anew. It is never later. Used by the scheduler only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::id_map::CHUNK;
+use crate::action::{ActionId, Timestamp};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Timers {
+    order: BTreeSet<(Timestamp, u64)>,
+    of_chunk: BTreeMap<u64, Timestamp>,
+}
+
+impl Timers {
+    /// Has the action looked at when `at` has come.
+    pub fn watch(&mut self, id: ActionId, at: Timestamp) {
+        let chunk = id.0 / CHUNK as u64;
+        let before = self.of_chunk.get(&chunk).copied();
+        if before.is_some_and(|before| before <= at) {
+            return;
+        }
+        self.forget(id);
+        self.of_chunk.insert(chunk, at);
+        self.order.insert((at, chunk));
+    }
+
+    /// Takes back the timer of this action and its neighbours.
+    pub fn forget(&mut self, id: ActionId) {
+        let chunk = id.0 / CHUNK as u64;
+        if let Some(at) = self.of_chunk.remove(&chunk) {
+            self.order.remove(&(at, chunk));
+        }
+    }
+
+    /// When the next look is due.
+    pub fn next(&self) -> Option<Timestamp> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out one timer that has come: all these actions are to be looked at, and watched again.
+    pub fn take_due(&mut self, now: Timestamp) -> Option<impl Iterator<Item = ActionId> + use<>> {
+        let (at, chunk) = self.order.first().copied().filter(|(at, _)| *at <= now)?;
+        self.order.remove(&(at, chunk));
+        self.of_chunk.remove(&chunk);
+        let first = chunk * CHUNK as u64;
+        Some((first..first + CHUNK as u64).map(ActionId))
+    }
+}
+
+#[cfg(test)]
+impl Timers {
+    /// How many timers there are; each has its two places.
+    pub fn len(&self) -> usize {
+        assert_eq!(self.order.len(), self.of_chunk.len());
+        self.order.len()
+    }
+}
