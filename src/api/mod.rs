@@ -12,7 +12,7 @@
 //! - What is answered with 202 is durable: the answer is written after the engine's.
 //! - The caller's identity is what the kernel says of the peer, taken once at accept, never text of the request.
 //! - The TCP door only reads, and tells no payload unless `details` is set.
-//! - Every refusal is a problem document (RFC 9457) with a stable type; [`problem`] lists them all.
+//! - Every refusal is a problem document (RFC 9457) with a stable type; `problem` lists them all.
 //!
 //! Started by the daemon; knows the engine and the logs, never the store.
 
@@ -63,7 +63,7 @@ pub struct Settings {
     pub wait_max_ms: u64,
     /// Whether the TCP door shows metadata, messages, results and logs.
     pub details: bool,
-    /// Names under which the TCP door may be addressed (`Host`), beside localhost, 127.0.0.1 and [::1].
+    /// Names under which the TCP door may be addressed (`Host`), beside localhost, 127.0.0.1 and `[::1]`.
     pub hosts: Vec<String>,
 }
 

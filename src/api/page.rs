@@ -1,8 +1,8 @@
 //! The status page for people at `/`: what needs somebody, what runs, what waits and why, what failed last, how the
 //! store is. One self-contained HTML document without scripts, that reloads itself.
 //!
-//! What is shown of an action is what its door may see: with [`Show::Outline`] states, ids, times and what was
-//! asked of which resource; with [`Show::All`] messages and reasons too. Nobody's name and no metadata on any door.
+//! What is shown of an action is what its door may see: with `Show::Outline` states, ids, times and what was
+//! asked of which resource; with `Show::All` messages and reasons too. Nobody's name and no metadata on any door.
 //!
 //! # Guarantees
 //!

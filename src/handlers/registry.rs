@@ -1,7 +1,7 @@
 //! Which handler carries out which action, from the configuration's `[[handler]]` tables.
 //!
 //! Built at a start and at each reload, as a whole or not at all; the engine asks it for each submission. A new
-//! handler is one file and one line in [`handler`].
+//! handler is one file and one line in `handler`.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -10,8 +10,8 @@
 //! to be handed over by number, open for every program that is started at the same moment. Standard input is
 //! handed over by the kernel's spawn alone. The byte is read unbuffered, so the program finds the JSON whole.
 //!
-//! What fails before the execve is reported over the FIFO as a line with the key [`FAULT`] and exit code
-//! [`CANNOT_START`], so that a program that itself exits 127 is not taken for a missing one.
+//! What fails before the execve is reported over the FIFO as a line with the key `FAULT` and exit code
+//! `CANNOT_START`, so that a program that itself exits 127 is not taken for a missing one.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
