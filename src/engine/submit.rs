@@ -154,6 +154,7 @@ impl Core {
 
     fn accept(&mut self, now: Timestamp, body: Body) -> Result<Result<Accepted, SubmitError>, StoreError> {
         let kind = kind_number(&body.action);
+        let mut replaced = Vec::new();
         // Without locks (a shared type) nobody stands in the way: every choice is then like `queue`.
         match body.on_conflict {
             OnConflict::Queue | OnConflict::Parallel => {}
@@ -167,7 +168,7 @@ impl Core {
                     return Ok(Ok(Accepted::Joined(Arc::new(other))));
                 }
             }
-            OnConflict::ReplaceQueued => self.supersede(now, &body, kind)?,
+            OnConflict::ReplaceQueued => replaced = self.scheduler.standing(&body.locks),
         }
         let id = self.next_id;
         self.next_id = ActionId(id.0 + 1);
@@ -181,6 +182,8 @@ impl Core {
         if let Some(count) = self.by_state.get_mut(state as usize) {
             *count += 1;
         }
+        // Behind its successor in the journal: a turn that is torn between the two leaves both waiting.
+        self.supersede(now, replaced, &action.body, kind)?;
         self.accepted += 1;
         self.after.push(super::core::After::Changed(Change { id, state, version: 1 }));
         Ok(Ok(Accepted::New(Arc::new(action))))
@@ -200,9 +203,15 @@ impl Core {
         Ok(None)
     }
 
-    /// Ends those of the same type that wait for the same resource and have never begun.
-    fn supersede(&mut self, now: Timestamp, body: &Body, kind: u16) -> Result<(), StoreError> {
-        for id in self.scheduler.standing(&body.locks) {
+    /// Ends those of `standing` that are of the same type, wait, and have never begun.
+    fn supersede(
+        &mut self,
+        now: Timestamp,
+        standing: Vec<ActionId>,
+        body: &Body,
+        kind: u16,
+    ) -> Result<(), StoreError> {
+        for id in standing {
             let waits = matches!(self.scheduler.same_kind(id, kind), Some(State::Scheduled | State::Queued));
             if waits
                 && let Some(action) = self.store.get(id)?

@@ -42,7 +42,7 @@ impl Ballast {
     pub fn look(&self, free: u64) {
         if self.reserve_bytes > 0
             && free > self.reserve_bytes.saturating_add(self.bytes)
-            && !self.path.exists()
+            && std::fs::metadata(&self.path).map_or(true, |half| half.len() != self.bytes)
             && let Err(error) = self.make()
         {
             tracing::warn!(%error, "cannot keep room back on the disk");
@@ -59,6 +59,12 @@ impl Ballast {
     }
 
     fn make(&self) -> std::io::Result<()> {
+        // A crash may have left half of one.
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path)?;
         let mut left = self.bytes;
         while left > 0 {

@@ -149,9 +149,20 @@ impl Worker {
                 waited.map_err(|error| error == RecvTimeoutError::Disconnected)
             };
             let done = match job {
-                // A full disk is waited out, not taken for a failure of the table.
-                Ok(job) if !self.wait_for_room(job.generation.bytes() * SLED_FACTOR) => break,
-                Ok(job) => self.carry_out(&job),
+                Ok(job) => {
+                    let needed = job.generation.bytes() * SLED_FACTOR;
+                    self.look_at_disk();
+                    // What is half made of a snapshot or a new table is the first to give room.
+                    if !self.shared.has_room_for(needed) {
+                        self.abandon();
+                        self.give_up_refill("there is no room for it now");
+                    }
+                    // A full disk is waited out, not taken for a failure of the table.
+                    if !self.wait_for_room(needed) {
+                        break;
+                    }
+                    self.carry_out(&job)
+                }
                 Err(false) => Ok(()),
                 Err(true) => break,
             };
@@ -314,7 +325,7 @@ impl Worker {
     fn slice(&mut self) -> Result<(), StoreError> {
         if self.refill.is_some() {
             let (table, meta) = (self.table()?, self.meta.clone());
-            return self.refill_slice(&table, &meta);
+            return self.refill_slice(table, &meta);
         }
         if self.writing.is_none() {
             return Ok(());

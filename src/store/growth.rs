@@ -145,7 +145,7 @@ impl Worker {
     }
 
     /// The next part of the new sled, if one is being filled; `meta` is the last checkpoint.
-    pub(super) fn refill_slice(&mut self, old: &Table, meta: &Meta) -> Result<(), StoreError> {
+    pub(super) fn refill_slice(&mut self, old: Arc<Table>, meta: &Meta) -> Result<(), StoreError> {
         if self.refill.is_none() {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Worker {
             return Ok(());
         }
         let Some(refill) = &mut self.refill else { return Ok(()) };
-        let finished = refill.slice(old).and_then(|whole| {
+        let finished = refill.slice(&old).and_then(|whole| {
             if whole {
                 let mut writer = refill.table.writer();
                 writer.put_meta(meta)?;
@@ -163,6 +163,8 @@ impl Worker {
             }
             Ok(whole)
         });
+        // The old one can only be closed by who has it alone.
+        drop(old);
         match finished {
             Ok(true) => self.take_over(),
             Ok(false) => Ok(()),

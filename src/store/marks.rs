@@ -162,8 +162,15 @@ impl Marks {
     pub fn leave_running(&self, machine: &Machine) -> Result<(), StoreError> {
         let text = running_text(machine);
         // A disk without room for a mark is no reason not to start if it says so already.
-        if self.read("running")?.as_ref() != Some(&text) {
-            self.write("running", &text)?;
+        if self.read("running")?.as_ref() != Some(&text)
+            && let Err(error) = self.write("running", &text)
+        {
+            if !matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+            {
+                return Err(error);
+            }
+            // Without one the next start does not trust sled: slow, and right.
+            self.remove("running")?;
         }
         self.remove("clean")
     }
@@ -188,6 +195,8 @@ impl Marks {
     pub fn leave_storage_error(&self, why: &str) {
         if let Err(error) = self.write("storage-error", why) {
             tracing::error!(%error, "cannot leave the mark of a storage error");
+            // Without this mark nothing says how the run ended, and sled is not trusted either.
+            let _ = self.remove("running");
         }
     }
 

@@ -98,6 +98,9 @@ impl Recovery<'_> {
         let (table, aside) = (self.table.clone(), self.options.dir.join("quarantine"));
         if table.exists() {
             tracing::warn!(reason, "table is not trusted and is rebuilt from snapshot and journal");
+            // Setting it aside takes a directory, for which a full disk has no block.
+            Ballast::new(&self.options.dir, self.options.segment_bytes, self.options.disk_reserve_bytes)
+                .make_room();
             remove_tree(&aside)?;
             make_dir(&aside)?;
             let to = aside.join("table");
@@ -201,7 +204,7 @@ impl Recovery<'_> {
         }
     }
 
-    /// Damaged snapshots no longer count as one of the two that are kept, once all is there without them.
+    /// Damaged snapshots are no longer taken for the one that is kept, once all is there without them.
     fn set_aside(&self, damaged: &[PathBuf]) -> Result<(), StoreError> {
         for path in damaged {
             let aside = path.with_extension("damaged");

@@ -101,6 +101,9 @@ impl Store {
     /// Ids and statuses from the walk's cursor on: those of the table's next pack, or those that only memory has.
     fn next_part(&self) -> Result<Option<Part>, StoreError> {
         let cursor = self.retention.cursor;
+        // Before the table is read: a checkpoint that ends in between takes its generation out of memory, and what
+        // it deleted would look alive in the pack that was read before.
+        let frozen = self.shared.memory().frozen.clone();
         let pack = self.shared.read(|base| base.some_from(cursor))?;
         let bounded = pack.last().map_or(u64::MAX, |stored| stored.id);
         let mut ids: Vec<u64> = pack.iter().map(|stored| stored.id).collect();
@@ -117,7 +120,8 @@ impl Store {
         if ids.is_empty() {
             return Ok(None);
         }
-        let status = |id: &u64| match self.staged_entry(*id) {
+        let in_frozen = |id: &u64| frozen.as_ref().and_then(|frozen| frozen.actions.get(id).cloned());
+        let status = |id: &u64| match self.staged_entry(*id).or_else(|| in_frozen(id)) {
             Some(Entry::Deleted) => (*id, Vec::new()),
             Some(Entry::Live(live)) => (*id, live.status.to_vec()),
             None => {

@@ -221,7 +221,7 @@ impl Table {
                     return Ok(Vec::new());
                 };
                 let (key, value) = found?;
-                let mut actions = unpack(&self.whole(&key, &value)?)?;
+                let mut actions = unpack(&self.whole(&key, &value)?.unwrap_or_default())?;
                 actions.retain(|stored| stored.id < before);
                 if !actions.is_empty() {
                     self.newest_statuses(&mut actions)?;
@@ -248,7 +248,9 @@ impl Table {
                 let (key, value) = found?;
                 let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
                 let hash: KeyHash = hash.ok_or_else(|| TableError("a key has a wrong length".to_owned()))?;
-                uses.push((hash, StoredKeyUse::decode(&self.whole(&key, &value)?)?));
+                if let Some(used) = self.whole(&key, &value)? {
+                    uses.push((hash, StoredKeyUse::decode(&used)?));
+                }
             }
             Ok(uses)
         })
@@ -260,8 +262,7 @@ impl Table {
             return Ok(None);
         };
         let (key, value) = found?;
-        let pack = self.whole(&key, &value)?;
-        Ok(Some((key, pack)))
+        Ok(self.whole(&key, &value)?.map(|pack| (key, pack)))
     }
 
     fn newest_statuses(&self, actions: &mut [Stored]) -> Result<(), TableError> {
@@ -270,19 +271,38 @@ impl Table {
             let (key, value) = found?;
             if let Some(stored) =
                 id_of(b's', &key).and_then(|id| actions.iter_mut().find(|stored| stored.id == id))
+                && let Some(status) = self.whole(&key, &value)?
             {
-                stored.status = self.whole(&key, &value)?;
+                stored.status = status;
             }
         }
         Ok(())
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        self.tree.get(key)?.map(|value| self.whole(key, &value)).transpose()
+        Ok(self.tree.get(key)?.map(|value| self.whole(key, &value)).transpose()?.flatten())
     }
 
-    /// The payload of a value, its chunks included.
-    fn whole(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, TableError> {
+    /// The payload of a value, its chunks included; none if it was removed meanwhile.
+    ///
+    /// sled applies a batch at once for each single look, but a value and its chunks are several looks: if they do
+    /// not fit, a batch came in between, unless the value is still the same.
+    fn whole(&self, key: &[u8], value: &sled::IVec) -> Result<Option<Vec<u8>>, TableError> {
+        let mut seen = value.clone();
+        loop {
+            let error = match self.assembled(key, &seen) {
+                Ok(whole) => return Ok(Some(whole)),
+                Err(error) => error,
+            };
+            match self.tree.get(key)? {
+                None => return Ok(None),
+                Some(now) if now != seen => seen = now,
+                Some(_) => return Err(error),
+            }
+        }
+    }
+
+    fn assembled(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, TableError> {
         let Envelope { crc, chunks, payload } = open_envelope(value)?;
         let mut whole = payload.to_vec();
         for number in 1..=chunks {

@@ -38,7 +38,7 @@ impl Packs<'_> {
             // one or two accesses a page: up to 16,384 pages of 16 values each would stay beside the cache.
             // One more access a value keeps that below a tenth.
             self.table.tree.contains_key(&key)?;
-            let mut actions = unpack(&self.table.whole(&key, &value)?)?;
+            let mut actions = unpack(&self.table.whole(&key, &value)?.unwrap_or_default())?;
             for stored in &mut actions {
                 self.newest_status(stored)?;
             }
@@ -59,7 +59,9 @@ impl Packs<'_> {
             }
             let Some(Ok((key, value))) = self.statuses.next() else { return Ok(()) };
             if id == stored.id {
-                stored.status = self.table.whole(&key, &value)?;
+                if let Some(status) = self.table.whole(&key, &value)? {
+                    stored.status = status;
+                }
                 return Ok(());
             }
         }

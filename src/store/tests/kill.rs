@@ -105,6 +105,7 @@ fn grow(mut opened: Opened, mut waiting: Vec<Action>) {
             opened.store.commit().unwrap();
             until(&mut opened, |opened| opened.store.pressure() == Pressure::None);
         }
+        println!("committed {} 0", waiting.len());
         snapshot(&mut opened);
     }
     let rebuilds = opened.reader.health().rebuilds;
