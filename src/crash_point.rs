@@ -1,8 +1,8 @@
 //! Named points at which a test kills the daemon. Compiled to nothing without the feature `crash-points`.
 //!
 //! `ACTIOND_CRASH_AT=name` kills at the first pass of that point, `name:n` at the n-th, with SIGKILL, so
-//! that no destructor and no handler runs. Called by store, engine and handlers before and after each step that a crash
-//! could tear apart; `tests/whole/recovery.rs` finds the names in the sources and passes each.
+//! that no destructor and no handler runs. Called by store, engine, handlers and runner before and after each
+//! step that a crash could tear apart; `tests/whole/recovery.rs` finds the names in the sources and passes each.
 
 #[cfg(feature = "crash-points")]
 pub(crate) fn crash_point(name: &str) {

@@ -14,7 +14,7 @@
 //! - The TCP door only reads, and tells no payload unless `details` is set.
 //! - Every refusal is a problem document (RFC 9457) with a stable type; `problem` lists them all.
 //!
-//! Started by the daemon; knows the engine and the logs, never the store.
+//! Started by the daemon; knows the engine and the logs, and of the store only its errors and its health.
 
 mod actions;
 mod commands;

@@ -1,8 +1,8 @@
 //! The JSON of the API: what clients send and what they get. Types of their own, so that neither the
 //! domain nor the store can change the wire by accident.
 //!
-//! Used by the API's routes and by the Rust client. Times are RFC 3339 in UTC with milliseconds,
-//! durations are words such as `30m` or `1s 500ms`.
+//! Used by the API's routes and by the Rust client. Times are RFC 3339 in UTC, with milliseconds
+//! unless they are zero; durations are words such as `30m` or `1s 500ms`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -44,7 +44,8 @@ pub enum Color {
 pub enum Verb {
     /// Run the daemon in the foreground
     Serve {
-        /// The configuration file [default: the embedded default]
+        /// The configuration file [default: /etc/actiond/actiond.toml for root, $XDG_CONFIG_HOME/actiond/actiond.toml for
+        /// anyone else, where it exists; without one the built-in defaults]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },

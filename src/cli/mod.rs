@@ -1,7 +1,7 @@
 //! The command line: reads the arguments, carries out one verb, returns its exit code (`exit`).
 //!
 //! Data goes to stdout and talk to stderr (`output`); with `--json` stdout carries JSON only. The verbs are
-//! clients of the daemon like any other: all but `serve` and `check-config` use [`crate::client`] alone.
+//! clients of the daemon like any other: all but `serve` and `check-config` reach it through [`crate::client`] alone.
 //! Called by `main`.
 
 mod act;

@@ -1,7 +1,7 @@
 //! Puts the parts together and runs them until a signal says stop.
 //!
 //! ```text
-//!  log ─▶ store's directory ─▶ last words ─▶ handlers ─▶ engine opens the store ─▶ leftover programs end
+//!  log ─▶ store's directory ─▶ handlers ─▶ last words ─▶ engine opens the store ─▶ leftover programs end
 //!      ─▶ doors open ─▶ recovery decided, engine runs ─▶ READY ─▶ serve (running) ─▶ stop (drain)
 //! ```
 //!
@@ -132,7 +132,7 @@ fn start(
     if let Some(death) = death {
         tracing::warn!(action_id = death.id.0, attempt = death.attempt, "an attempt took the daemon down");
     }
-    let Started { engine, store_id, programs, begin, .. } = {
+    let Started { engine, store_id, programs, begin } = {
         let _in_runtime = runtime.enter();
         engine::start(engine::Start {
             store: settings::store(&config),

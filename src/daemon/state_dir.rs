@@ -1,4 +1,4 @@
-//! The store's directory as the daemon may use it: its own, closed to others.
+//! The store's directory as the daemon may use it: its own, closed to the writes of others.
 //!
 //! Also removes what ended attempts left in it. Called at a start, before and after the store is opened.
 
@@ -19,7 +19,7 @@ pub(super) enum StateDirError {
     NotADirectory(PathBuf),
     #[error("{} belongs to uid {owner}, the daemon runs as uid {own}; next: chown it, or set [store] dir", path.display())]
     Foreign { path: PathBuf, owner: u32, own: u32 },
-    #[error("{} can be written by everyone (mode {mode:04o}); next: chmod 0700 it", path.display())]
+    #[error("{} can be written by others (mode {mode:04o}); next: chmod 0700 it", path.display())]
     Open { path: PathBuf, mode: u32 },
 }
 
@@ -36,7 +36,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StateDirError> {
         return Err(StateDirError::Foreign { path: path.to_owned(), owner: found.uid(), own });
     }
     let mode = found.mode() & 0o7777;
-    if mode & 0o002 != 0 {
+    if mode & 0o022 != 0 {
         return Err(StateDirError::Open { path: path.to_owned(), mode });
     }
     Ok(())
@@ -89,10 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn directory_that_everyone_can_write_is_refused() {
+    fn directory_that_others_can_write_is_refused() {
         let home = tempfile::tempdir().unwrap();
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(prepare(home.path()), Err(StateDirError::Open { mode: 0o777, .. })));
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(matches!(prepare(home.path()), Err(StateDirError::Open { mode: 0o770, .. })));
     }
 
     #[test]

@@ -45,8 +45,6 @@ pub struct Start {
 pub struct Started {
     pub engine: Engine,
     pub store_id: String,
-    pub incarnation: u64,
-    pub unfinished: usize,
     /// Programs of interrupted attempts, as their claims name them: to be ended before [`Begin::run`].
     pub programs: Vec<(ActionId, Program)>,
     pub begin: Begin,
@@ -86,7 +84,6 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
     }
     let Found { scheduler, queue_names, by_state, interrupted, claims, .. } = found;
     let programs = programs_of(&claims, &opened.boot_id);
-    let unfinished = scheduler.len();
     let engine = Engine { inbox: inbox.clone(), reader: opened.reader, shared: Arc::clone(&shared) };
     let core = Core {
         store: opened.store,
@@ -119,8 +116,6 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         engine,
         store_id: opened.store_id,
         programs,
-        incarnation: opened.incarnation,
-        unfinished,
         begin: Begin { core, inbox: requests, interrupted, death },
     })
 }

@@ -19,7 +19,7 @@ pub struct RouteSettings {
     pub action: String,
     /// Only for this resource type, if given.
     pub resource_type: Option<String>,
-    /// `exec`, `noop` or a built-in.
+    /// `exec` or `noop`.
     pub handler: String,
     pub queue: String,
     /// The catalogue's default if none.

@@ -13,7 +13,7 @@
 //! daemon. A process that shakes off all three on purpose is not promised to be found.
 //!
 //! Called by `handlers::exec` (programs), by the engine and the API (logs) and by the daemon's start
-//! ([`leftovers::end_all`], [`remove_stale`]). Knows neither the API nor the store.
+//! ([`leftovers::end_all`]). Knows neither the API nor the store.
 
 pub mod keeper;
 pub(crate) mod last_line;
@@ -25,5 +25,3 @@ pub(crate) mod proc;
 pub(crate) mod program;
 pub(crate) mod report;
 pub(crate) mod tree;
-
-pub use program::remove_stale;

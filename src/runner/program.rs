@@ -240,20 +240,6 @@ impl Drop for AttemptDir {
     }
 }
 
-/// Removes the directories of attempts that an earlier run of the daemon left. Called once at a start, after
-/// [`super::leftovers::end_all`]; blocks.
-pub fn remove_stale(attempts_dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(attempts_dir) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_attempt =
-            name.to_str().is_some_and(|name| name.starts_with(|first: char| first.is_ascii_digit()));
-        if is_attempt && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!(%error, "cannot remove the directory of an earlier attempt");
-        }
-    }
-}
-
 /// How a program ended, for people: `exit code 3`, `killed by SIGSEGV`.
 pub(crate) fn describe_end(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -271,16 +257,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stale_directories_go_and_strangers_stay() {
+    fn directory_of_an_attempt_goes_with_it() {
         let home = tempfile::tempdir().unwrap();
         let dir = AttemptDir::create(home.path().join("attempts/7.1")).unwrap();
         std::fs::write(home.path().join("attempts/7.1/x"), "").unwrap();
-        std::mem::forget(dir);
-        std::fs::create_dir(home.path().join("attempts/keep")).unwrap();
-        remove_stale(&home.path().join("attempts"));
-        assert!(!home.path().join("attempts/7.1").exists());
-        assert!(home.path().join("attempts/keep").exists());
-        drop(AttemptDir::create(home.path().join("attempts/7.1")).unwrap());
+        drop(dir);
         assert!(!home.path().join("attempts/7.1").exists());
     }
 

@@ -1,7 +1,7 @@
 //! `exec`: a configured program carries out the action.
 //!
-//! The program gets the action as one JSON object on standard input, `ACTIOND_ID` and `ACTIOND_ATTEMPT` in an
-//! otherwise cleared environment, and may report over descriptor 3. Exit 0 is success, 75 is "try again" (a further
+//! The program gets the action as one JSON object on standard input, `ACTIOND_ID` and `ACTIOND_ATTEMPT` in
+//! a cleared environment, and may report over descriptor 3 (`ACTIOND_REPORT`). Exit 0 is success, 75 is "try again" (a further
 //! try, if the retry policy has one left), anything else is failure for good. What it prints is only ever log.
 //! Whether its effect may be repeated is for the program's author to say, with `recovery` and `probe`.
 //!
