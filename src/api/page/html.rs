@@ -14,21 +14,7 @@ use crate::store::Health;
 /// Text shown of one message, in characters.
 const TEXT_CHARS_MAX: usize = 160;
 
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>actiond</title>\
-<meta http-equiv=\"refresh\" content=\"5\"><meta name=\"viewport\" content=\"width=device-width\"><style>\
-:root{color-scheme:light dark;--ink:#1c1c1c;--dim:#666;--line:#ddd;--paper:#fff;--good:#1a6e2e;--bad:#b00020;\
---warn:#8a5a00;--goodbg:#e4f4e7;--badbg:#fde7ea;--warnbg:#fdf2d8}\
-@media(prefers-color-scheme:dark){:root{--ink:#ddd;--dim:#999;--line:#3a3a3a;--paper:#161616;--good:#7fd693;\
---bad:#ff8a95;--warn:#f0c060;--goodbg:#14301b;--badbg:#3d171c;--warnbg:#362a0e}}\
-body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:68rem;padding:0 1rem;color:var(--ink);\
-background:var(--paper)}h1{font-size:1.3rem;margin:0 0 .6rem}h2{font-size:1.05rem;margin:1.5rem 0 .3rem}\
-p{margin:.3rem 0}a{color:inherit}code{font-size:.92em}.dim{color:var(--dim)}.good{color:var(--good)}\
-.bad{color:var(--bad)}.warn{color:var(--warn)}p.box{padding:.45rem .7rem;border-radius:.3rem;font-weight:600}\
-p.good{background:var(--goodbg)}p.bad{background:var(--badbg)}p.warn{background:var(--warnbg)}\
-div{overflow-x:auto}table{border-collapse:collapse;min-width:50%}th,td{text-align:left;vertical-align:top;\
-padding:.2rem 1.2rem .2rem 0;border-bottom:1px solid var(--line)}th{font-weight:normal;color:var(--dim)}\
-td{overflow-wrap:break-word;max-width:22rem}td:last-child{overflow-wrap:anywhere;max-width:none}td.n{text-align:right;font-variant-numeric:tabular-nums}td.t,td.s{white-space:nowrap}\
-</style></head><body>";
+const HEAD: &str = include_str!("head.html");
 
 /// All that the page is made of.
 pub(super) struct View<'a> {
