@@ -125,9 +125,9 @@ fn witness_of_overlap_sees_two_at_once() {
     assert_eq!(home.lines("violations").len(), 1);
     first.kill().expect("killed");
     // The kernel ends it in its own time; nobody waits for it, so that it stays a zombie.
-    let stat = format!("/proc/{}/stat", first.id());
+    let facts = format!("/proc/{}/stat", first.id());
     until("the zombie", || {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z ")).then_some(())
+        std::fs::read_to_string(&facts).is_ok_and(|facts| facts.contains(") Z ")).then_some(())
     });
     let mut third = start("3");
     assert_eq!(
