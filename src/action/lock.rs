@@ -21,6 +21,11 @@ impl LockKey {
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
+/// The hash of some bytes by themselves.
+pub(super) fn fnv1a_of(bytes: &[u8]) -> u64 {
+    fnv1a(FNV_OFFSET, bytes)
+}
+
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
@@ -31,7 +36,7 @@ mod tests {
 
     #[test]
     fn lock_of_a_resource_never_changes_between_releases() {
-        assert_eq!(fnv1a(FNV_OFFSET, b"foobar"), 0x8594_4171_f739_67e8, "published FNV-1a vector");
+        assert_eq!(fnv1a_of(b"foobar"), 0x8594_4171_f739_67e8, "published FNV-1a vector");
         assert_eq!(LockKey::resource("Stack", 12345), LockKey::resource("Stack", 12345));
         assert_ne!(LockKey::resource("Stack", 1), LockKey::resource("Server", 1));
         assert_ne!(LockKey::resource("Stack", 1), LockKey::resource("Stack", 2));

@@ -14,6 +14,7 @@ mod retry;
 mod state;
 mod status;
 mod time;
+mod unfinished;
 
 pub use body::{Actor, Body, JsonText, OnConflict, RetryPolicy};
 pub use catalogue::{ACTION_TYPES, ActionType, action_type};
@@ -25,6 +26,7 @@ pub use status::{
     ATTEMPTS_KEPT, AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, Program, Progress, Status,
 };
 pub use time::Timestamp;
+pub use unfinished::{Unfinished, kind_number};
 
 use std::fmt;
 use std::str::FromStr;

@@ -5,7 +5,6 @@
 //! Called by the daemon.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,7 +17,7 @@ use super::core::Core;
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
 use super::{Engine, Settings, Shared, recovery, unpoison};
-use crate::action::{Action, ActionId, Claim, Program, Timestamp};
+use crate::action::{ActionId, Claim, Program, Timestamp, Unfinished};
 use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
@@ -202,17 +201,16 @@ impl Loader for Found {
         *self = Self::new(&self.settings.clone());
     }
 
-    fn load(&mut self, action: &Action) {
-        let queue = self.queue(&action.body.queue);
-        let kind = kind_number(&action.body.action);
-        let ticket = ticket(action, queue, kind);
+    fn load(&mut self, action: &Unfinished<'_>) {
+        let queue = self.queue(action.queue);
+        let ticket = ticket(action, queue);
         self.scheduler.step(Timestamp::default(), Input::Enter(ticket), &mut Vec::new());
-        if let Some(count) = self.by_state.get_mut(action.status.state as usize) {
+        if let Some(count) = self.by_state.get_mut(action.state as usize) {
             *count += 1;
         }
-        if action.status.state.is_active() {
+        if action.state.is_active() {
             self.interrupted.push(action.id);
-            self.claims.extend(action.status.claim.clone().map(|claim| (action.id, claim)));
+            self.claims.extend(action.claim.cloned().map(|claim| (action.id, claim)));
         }
     }
 }
@@ -225,27 +223,21 @@ pub(super) fn queue_index(names: &mut Vec<String>, name: &str) -> QueueIndex {
     QueueIndex::try_from(at).unwrap_or(QueueIndex::MAX)
 }
 
-/// A number that tells most action types apart. Two may share one: whoever finds them equal compares the
-/// names.
-pub(super) fn kind_number(action: &str) -> u16 {
-    let mut hasher = DefaultHasher::new();
-    action.hash(&mut hasher);
-    u16::try_from(hasher.finish() & u64::from(u16::MAX)).unwrap_or(0)
-}
-
-pub(super) fn ticket(action: &Action, queue: QueueIndex, kind: u16) -> Ticket {
-    Ticket {
-        id: action.id,
-        queue,
-        priority: action.body.priority,
+pub(super) fn ticket(action: &Unfinished<'_>, queue: QueueIndex) -> Ticket {
+    let Unfinished {
+        id,
+        queue: _,
         kind,
-        locks: action.body.locks.clone(),
-        state: action.status.state,
-        attempt: action.status.attempt,
-        locks_freed: action.status.locks_freed,
-        due_at: action.status.due_at,
-        deadline: action.body.deadline,
-    }
+        priority,
+        deadline,
+        locks,
+        state,
+        attempt,
+        locks_freed,
+        due_at,
+        claim: _,
+    } = *action;
+    Ticket { id, queue, priority, kind, locks: locks.to_vec(), state, attempt, locks_freed, due_at, deadline }
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::core::Core;
 use super::request::{Accepted, Change, Submission, SubmitError, Submitted};
 use super::scheduler::Input;
-use super::start::{kind_number, ticket};
-use crate::action::{Action, ActionId, Body, Event, LockKey, OnConflict, State, Status, Timestamp};
+use super::start::ticket;
+use crate::action::{
+    Action, ActionId, Body, Event, LockKey, OnConflict, State, Status, Timestamp, Unfinished, kind_number,
+};
 use crate::store::{Pressure, StoreError};
 
 impl Core {
@@ -177,7 +179,7 @@ impl Core {
         let action = Action { id, body: Arc::new(body), status };
         let queue = self.queue_names.iter().position(|name| *name == action.body.queue).unwrap_or(0);
         self.store.submit(id, Arc::clone(&action.body), action.status.clone())?;
-        let ticket = ticket(&action, u16::try_from(queue).unwrap_or(u16::MAX), kind);
+        let ticket = ticket(&Unfinished::of(&action), u16::try_from(queue).unwrap_or(u16::MAX));
         self.step(now, Input::Enter(ticket));
         if let Some(count) = self.by_state.get_mut(state as usize) {
             *count += 1;

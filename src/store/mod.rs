@@ -25,7 +25,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::action::{Action, ActionId, IllegalTransition, Timestamp};
+use crate::action::{ActionId, IllegalTransition, Timestamp, Unfinished};
 use crate::crash_point;
 
 mod ballast;
@@ -82,7 +82,7 @@ pub trait Loader {
     /// Forget what was loaded so far: the store begins again from another source.
     fn begin(&mut self);
     /// One unfinished action, in the order of ids.
-    fn load(&mut self, action: &Action);
+    fn load(&mut self, action: &Unfinished<'_>);
 }
 
 /// What a start found.

@@ -21,6 +21,7 @@ use super::snapshot::{self, Unreadable};
 use super::table::pack::Stored;
 use super::table::{Table, TableError};
 use super::{Loader, Options, StoreError};
+use crate::action::Unfinished;
 
 /// Everything a store runs on.
 pub(super) struct Recovered {
@@ -347,7 +348,7 @@ impl Count<'_> {
         if state.is_final() {
             self.finished += 1;
         } else {
-            self.loader.load(&action(id, body, status)?);
+            self.loader.load(&Unfinished::of(&action(id, body, status)?));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::index::{Index, Known, SNAPSHOT, Spot};
 use super::sources::{Cursor, Sources, spot_of};
-use crate::action::{ActionId, Event, IllegalTransition, State};
+use crate::action::{ActionId, Event, IllegalTransition, State, Unfinished};
 use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{PlaceReader, Replayed};
@@ -226,7 +226,7 @@ pub(in crate::store) fn load(
             finished += 1;
         } else {
             let stored = sources.stored(&known, &mut cursor)?;
-            loader.load(&action(stored.id, &stored.body, &stored.status)?);
+            loader.load(&Unfinished::of(&action(stored.id, &stored.body, &stored.status)?));
         }
     }
     Ok(finished)

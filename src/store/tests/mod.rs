@@ -19,19 +19,26 @@ use super::disk::RealDisk;
 use super::marks::Machine;
 use super::open::{Environment, open};
 use super::*;
-use crate::action::{Actor, Body, Event, Finish, JsonText, OnConflict, Recovery, RetryPolicy, State, Status};
+use crate::action::{
+    Action, Actor, Body, Event, Finish, JsonText, OnConflict, Recovery, RetryPolicy, State, Status,
+};
 
-/// Every unfinished action that a start hands over.
+/// What a start hands over of every unfinished action.
 #[derive(Default)]
-struct Loaded(Vec<Action>);
+struct Loaded(Vec<(ActionId, String)>);
+
+/// All that a start says of an action, in one value.
+fn said(action: &Unfinished<'_>) -> String {
+    format!("{action:?}")
+}
 
 impl Loader for Loaded {
     fn begin(&mut self) {
         self.0.clear();
     }
 
-    fn load(&mut self, action: &Action) {
-        self.0.push(action.clone());
+    fn load(&mut self, action: &Unfinished<'_>) {
+        self.0.push((action.id, said(action)));
     }
 }
 
@@ -80,7 +87,20 @@ impl Bench {
                 Err(StoreError::Locked { .. }) if begun.elapsed() < Duration::from_secs(2) => {
                     std::thread::yield_now();
                 }
-                opened => return Ok((opened?, loaded.0)),
+                opened => {
+                    let opened = opened?;
+                    let whole = |(id, told): &(ActionId, String)| {
+                        let action = opened.reader.get(*id).unwrap().unwrap();
+                        assert_eq!(
+                            *told,
+                            said(&Unfinished::of(&action)),
+                            "what a start tells is what is there"
+                        );
+                        action
+                    };
+                    let actions = loaded.0.iter().map(whole).collect();
+                    return Ok((opened, actions));
+                }
             }
         }
     }
