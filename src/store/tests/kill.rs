@@ -57,7 +57,7 @@ fn child() {
     let options = bench_in(Path::new(&dir));
     let mut loaded = Loaded::default();
     let mut opened = Store::open(&options, Timestamp(1_000), &mut loaded).unwrap();
-    let mut running = loaded.0;
+    let mut running = loaded.actions(&opened).unwrap();
     if std::env::var_os("ACTIOND_TEST_GROW").is_some() {
         return grow(opened, running);
     }
@@ -145,14 +145,15 @@ fn nothing_committed_is_lost_by_a_kill_at_any_point() {
         assert!(!ended, "{point} was never passed");
         let mut loaded = Loaded::default();
         let opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
+        let loaded = loaded.actions(&opened).unwrap();
         let health = opened.reader.health();
         // The first checkpoint begins with nothing that could be trusted.
         let expected = u64::from(point == "checkpoint_batch");
         assert_eq!(health.rebuilds, expected, "{point}: {:?}", health.last_rebuild_reason);
-        assert!(loaded.0.len() >= committed, "{point}: {} of {committed}", loaded.0.len());
-        let running = loaded.0.iter().filter(|action| action.status.state == State::Running).count();
+        assert!(loaded.len() >= committed, "{point}: {} of {committed}", loaded.len());
+        let running = loaded.iter().filter(|action| action.status.state == State::Running).count();
         assert!(running >= claimed, "{point}: {running} of {claimed} claims");
-        assert_eq!(everything(&opened.reader), loaded.0);
+        assert_eq!(everything(&opened.reader), loaded);
         drop(opened);
         let (_, _, ended) = run_child(dir.path(), "nowhere");
         assert!(ended, "{point}: it does not go on");
@@ -173,13 +174,14 @@ fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
         assert!(!ended, "{point} was never passed");
         let mut loaded = Loaded::default();
         let mut opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
-        assert!(loaded.0.len() >= committed.max(before), "{point}");
-        let running = loaded.0.iter().filter(|action| action.status.state == State::Running).count();
+        let loaded = loaded.actions(&opened).unwrap();
+        assert!(loaded.len() >= committed.max(before), "{point}");
+        let running = loaded.iter().filter(|action| action.status.state == State::Running).count();
         assert!(running >= claimed, "{point}: {running} of {claimed} claims");
         assert_eq!(opened.reader.health().rebuilds, 1, "{point}: it begins again");
-        assert_eq!(everything(&opened.reader), loaded.0);
+        assert_eq!(everything(&opened.reader), loaded);
         until(&mut opened, is_rebuilt);
-        assert_eq!(everything(&opened.reader), loaded.0, "{point}");
+        assert_eq!(everything(&opened.reader), loaded, "{point}");
     }
 }
 
@@ -192,8 +194,9 @@ fn nothing_is_lost_by_a_kill_while_a_grown_table_is_made_anew() {
         assert!(committed > 0, "{point}");
         let mut loaded = Loaded::default();
         let opened = Store::open(&bench_in(dir.path()), Timestamp(1_000), &mut loaded).unwrap();
-        assert!(loaded.0.len() >= committed, "{point}: {} of {committed}", loaded.0.len());
-        assert_eq!(unfinished(&everything(&opened.reader)), loaded.0, "{point}");
+        let loaded = loaded.actions(&opened).unwrap();
+        assert!(loaded.len() >= committed, "{point}: {} of {committed}", loaded.len());
+        assert_eq!(unfinished(&everything(&opened.reader)), loaded, "{point}");
         assert_eq!(opened.reader.health().rebuilds, 0, "{point}: {:?}", opened.reader.health());
     }
 }

@@ -27,6 +27,18 @@ use crate::action::{
 #[derive(Default)]
 struct Loaded(Vec<(ActionId, String)>);
 
+impl Loaded {
+    /// The same actions, whole. What was told of each must be what is there.
+    fn actions(&self, opened: &Opened) -> Result<Vec<Action>, StoreError> {
+        let whole = |(id, told): &(ActionId, String)| {
+            let action = opened.reader.get(*id)?.unwrap();
+            assert_eq!(*told, said(&Unfinished::of(&action)));
+            Ok(action)
+        };
+        self.0.iter().map(whole).collect()
+    }
+}
+
 /// All that a start says of an action, in one value.
 fn said(action: &Unfinished<'_>) -> String {
     format!("{action:?}")
@@ -89,16 +101,8 @@ impl Bench {
                 }
                 opened => {
                     let opened = opened?;
-                    let whole = |(id, told): &(ActionId, String)| {
-                        let action = opened.reader.get(*id).unwrap().unwrap();
-                        assert_eq!(
-                            *told,
-                            said(&Unfinished::of(&action)),
-                            "what a start tells is what is there"
-                        );
-                        action
-                    };
-                    let actions = loaded.0.iter().map(whole).collect();
+                    // A test may cut the power as soon as the store is open: it looks into nothing then.
+                    let actions = loaded.actions(&opened).unwrap_or_default();
                     return Ok((opened, actions));
                 }
             }
