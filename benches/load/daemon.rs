@@ -16,13 +16,18 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(name: &str) -> Self {
+        Self::with_handler(name, "use = \"noop\"\nrecovery = \"rerun\"\n")
+    }
+
+    /// Every action is carried out by a handler with these settings.
+    pub fn with_handler(name: &str, settings: &str) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let config = format!(
             "[store]\ndir = \"{0}/store\"\n{1}\n[socket]\npath = \"{0}/sock\"\n[status]\nlisten = \"127.0.0.1:0\"\n\
              [limits]\nwaiting_max = 5000000\n\
              [[queue]]\nname = \"default\"\nconcurrency = 64\nlength_max = 5000000\n\
-             [[handler]]\naction = \"*\"\nuse = \"noop\"\nrecovery = \"rerun\"\n",
+             [[handler]]\naction = \"*\"\n{settings}",
             dir.display(),
             std::env::var("STORE").unwrap_or_default(),
         );

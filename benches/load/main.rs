@@ -1,9 +1,9 @@
-//! Measures the real daemon under load: `cargo bench --bench load -- [submit] [ndjson] [lives] [backlog]`.
+//! Measures the real daemon under load: `cargo bench --bench load -- [submit] [ndjson] [lives] [exec] [backlog]`.
 //!
 //! Each measurement starts a daemon of its own on the disk that holds the build directory, and drives it
 //! from this process over the Unix socket. The generator's own share of the CPU is printed beside
 //! each figure, because both share the machine. Without words all of it is measured. Settings: `SECS` for each submit
-//! run (3), `LINES` for each stream (300000), `BACKLOG` (1000000),
+//! run (3), `LINES` for each stream (300000), `PROGRAMS` (4000), `BACKLOG` (1000000),
 //! `STORE` (further lines for `[store]`).
 //!
 //! Figures, not checks: what is too slow fails no run.
@@ -20,6 +20,7 @@
 mod closed_loop;
 mod cpu;
 mod daemon;
+mod programs;
 mod stream;
 
 use std::time::{Duration, Instant};
@@ -57,6 +58,9 @@ fn main() {
     }
     if wanted("lives") {
         lives();
+    }
+    if wanted("exec") {
+        programs::measure();
     }
     if wanted("backlog") {
         backlog();
