@@ -1,9 +1,10 @@
-//! Measures the real daemon under load: `cargo bench --bench load -- [submit] [ndjson] [lives] [exec] [backlog]`.
+//! Measures the real daemon under load, by words: `cargo bench --bench load -- submit lines redis ndjson lives exec backlog`.
 //!
 //! Each measurement starts a daemon of its own on the disk that holds the build directory, and drives it
 //! from this process over the Unix socket. The generator's own share of the CPU is printed beside
-//! each figure, because both share the machine. Without words all of it is measured. Settings: `SECS` for each submit
-//! run (3), `LINES` for each stream (300000), `PROGRAMS` (4000), `BACKLOG` (1000000),
+//! each figure, because both share the machine. Without words all of it is measured; `redis` is Redis, if it is
+//! installed, under the same load. Settings: `SECS` for each run of submits (3), `CONNECTIONS` (`1 16 64 256`),
+//! `LINES` for each stream (300000), `PROGRAMS` (4000), `BACKLOG` (1000000),
 //! `STORE` (further lines for `[store]`).
 //!
 //! Figures, not checks: what is too slow fails no run.
@@ -21,12 +22,16 @@ mod closed_loop;
 mod cpu;
 mod daemon;
 mod programs;
+mod redis;
 mod stream;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use closed_loop::{Http, Line, Speech};
 use cpu::Watch;
 use daemon::Daemon;
+use redis::Redis;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
@@ -46,9 +51,17 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     println!("| what | figure | beside it |\n| --- | --- | --- |");
-    if wanted("submit") {
-        for connections in [1, 16, 64, 256] {
-            submit(connections);
+    let counts = std::env::var("CONNECTIONS").unwrap_or_else(|_| "1 16 64 256".to_owned());
+    for connections in counts.split_whitespace().map(|text| text.parse().expect("CONNECTIONS are numbers")) {
+        if wanted("submit") {
+            submit("one request each", &Http, connections);
+        }
+        if wanted("lines") {
+            submit("one line each", &Line, connections);
+        }
+        if wanted("redis") {
+            peer("Redis list", &redis::LIST, connections);
+            peer("Redis stream", &redis::STREAM, connections);
         }
     }
     if wanted("ndjson") {
@@ -68,12 +81,25 @@ fn main() {
 }
 
 /// Each connection submits, waits for the durable answer and submits again; nothing runs meanwhile.
-fn submit(connections: usize) {
+fn submit(how: &str, speech: &dyn Speech, connections: usize) {
     let mut daemon = Daemon::start("submit");
     daemon.post("/v1/queues/default:pause");
-    let watch = Watch::begin(daemon.pid());
+    closed(&format!("durable submits, {how}"), speech, connections, &daemon.socket(), daemon.pid());
+    daemon.kill();
+}
+
+/// The same with a peer.
+fn peer(name: &str, speech: &dyn Speech, connections: usize) {
+    match Redis::start() {
+        Some(redis) => closed(name, speech, connections, &redis.socket(), redis.pid()),
+        None => row(name, "-", "redis-server is not installed"),
+    }
+}
+
+fn closed(what: &str, speech: &dyn Speech, connections: usize, socket: &Path, pid: u32) {
+    let watch = Watch::begin(pid);
     let (count, mut waits) =
-        closed_loop::run(&daemon.socket(), connections, Duration::from_secs(setting("SECS", 3)));
+        closed_loop::run(socket, speech, connections, Duration::from_secs(setting("SECS", 3)));
     let spent = watch.end();
     waits.sort_unstable();
     let percentile = |share: usize| {
@@ -81,7 +107,7 @@ fn submit(connections: usize) {
         Duration::from_micros(u64::from(*waits.get(at).unwrap()))
     };
     row(
-        &format!("durable submits, {connections} connections"),
+        &format!("{what}, {connections} connections"),
         &format!("{:.0} per s", per_second(count, spent.time)),
         &format!(
             "p50 {:?}, p99 {:?}, p99.9 {:?}; {}",
@@ -91,7 +117,6 @@ fn submit(connections: usize) {
             spent.each(count)
         ),
     );
-    daemon.kill();
 }
 
 /// Lines of one stream a connection, all sent at once; each answered when durable.
@@ -142,7 +167,7 @@ fn backlog() {
     let since = Instant::now();
     let mut daemon = daemon.again();
     let ready = since.elapsed();
-    closed_loop::run(&daemon.socket(), 1, Duration::from_millis(1));
+    closed_loop::run(&daemon.socket(), &Http, 1, Duration::from_millis(1));
     row(
         &format!("{count} waiting: kill -9 to READY"),
         &format!("{:.2} s", ready.as_secs_f64()),

@@ -5,6 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 
+/// Opens a stream; chunks of lines follow.
+pub const HEAD: &str = "POST /v1/actions HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+
 /// Sends `lines` on each of `connections` streams; returns when all are answered.
 pub fn run(socket: &Path, connections: u64, lines: u64) {
     thread::scope(|scope| {
@@ -18,8 +21,7 @@ pub fn run(socket: &Path, connections: u64, lines: u64) {
 }
 
 fn send(mut stream: UnixStream, first: u64, lines: u64) {
-    let head = "POST /v1/actions HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(HEAD.as_bytes()).unwrap();
     let mut number = first;
     while number < first + lines {
         let mut body = String::new();
