@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
+use crate::runner::orphans;
 use crate::store::StoreError;
 
 use super::doors::Doors;
@@ -19,6 +20,8 @@ use super::signals::{Asked, Signals};
 use super::{clock, drain, exit, service, settings};
 
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// How long what a running program left to itself may stay a zombie.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 
 /// A daemon whose engine runs.
 pub(super) struct Running {
@@ -65,6 +68,7 @@ impl Running {
         service::ready(&said);
         tracing::info!(pid = std::process::id(), "ready");
         let mut tick = tokio::time::interval(STATUS_EVERY);
+        let mut reap = tokio::time::interval(REAP_EVERY);
         loop {
             tokio::select! {
                 asked = self.signals.next() => match asked {
@@ -79,6 +83,7 @@ impl Running {
                         service::ready(&said);
                     }
                 },
+                _ = reap.tick() => orphans::reap(),
                 failed = &mut self.fatal => return store_failed(failed),
                 _ = tick.tick() => {
                     let line = service::line(&self.engine.status());

@@ -20,6 +20,7 @@ pub(crate) mod last_line;
 pub mod leftovers;
 pub mod logs;
 pub mod open_files;
+pub mod orphans;
 pub(crate) mod output;
 pub(crate) mod proc;
 pub(crate) mod program;

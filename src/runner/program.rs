@@ -21,6 +21,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::keeper::GO;
 use super::leftovers::MARK;
+use super::orphans;
 use super::proc::{self, Process};
 use super::report::Reports;
 use super::tree::Search;
@@ -72,6 +73,8 @@ pub(crate) struct Leader {
 /// Starts the keeper with everything that the program will have; it waits for [`go`]. If what this returns is
 /// dropped, the keeper ends unstarted. Needs a tokio runtime.
 pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
+    // Before the first program is there, or what it leaves behind is given to somebody else.
+    orphans::are_adopted();
     let dir = AttemptDir::create(plan.dir.clone())?;
     let fifo = dir.0.join("report");
     let reports = Reports::create(&fifo)?;
@@ -174,8 +177,11 @@ impl Leader {
         Ok(survivors.into_iter().map(|(_, process)| process).collect())
     }
 
-    /// What is alive of the attempt, the program included.
-    pub(crate) async fn alive(&self) -> io::Result<Vec<Process>> {
+    /// What is alive of the attempt after its program has ended.
+    pub(crate) async fn left(&self) -> io::Result<Vec<Process>> {
+        if orphans::none_of(&self.search.mark, || Ok(self.search.since_ticks))? {
+            return Ok(Vec::new());
+        }
         let search = self.search.clone();
         let alive = blocking(move || search.find()).await?;
         Ok(alive.into_iter().map(|(_, process)| process).collect())

@@ -57,6 +57,19 @@ fn programs_wait_for_descriptors_that_running_ones_give_back() {
 }
 
 #[test]
+fn what_a_running_program_left_to_itself_does_not_stay_a_zombie() {
+    let home = Home::new();
+    let body = r"pid=$(sh -c 'sleep 0.1 >&- 2>&- & echo $!')
+        echo $pid >> $HOME_DIR/orphans; while [ -d /proc/$pid ]; do sleep 0.02; done";
+    let program = home.script("program", body);
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("program", &program, "")));
+    let daemon = Daemon::start(&home);
+    let action = daemon.finished(daemon.accepted(&spec("program", 1)));
+    assert_eq!(state(&action), "succeeded", "{action}");
+    assert_eq!(home.lines("orphans").len(), 1);
+}
+
+#[test]
 fn programs_are_started_and_recovered_after_the_binary_was_removed_by_an_upgrade() {
     let home = Home::new();
     let program =

@@ -192,16 +192,20 @@ async fn live(
         _ = lost => Some(End::NotRecorded),
         reason = attempt.stopped() => Some(End::Stopped(reason)),
     };
+    let mut is_over = false;
     if stopped.is_none() {
-        let left = leader.alive().await?;
-        if !left.is_empty() {
+        let left = leader.left().await?;
+        is_over = left.is_empty();
+        if !is_over {
             let line = format!("the program has ended; ending what it left: {}", describe(&left));
             attempt.log.line(Stream::Daemon, line.as_bytes());
         }
     }
-    let survivors = leader.end_all(exec.kill_grace).await?;
-    if !survivors.is_empty() {
-        return Ok(End::Alive(describe(&survivors)));
+    if !is_over {
+        let survivors = leader.end_all(exec.kill_grace).await?;
+        if !survivors.is_empty() {
+            return Ok(End::Alive(describe(&survivors)));
+        }
     }
     leader.ended().await;
     let status = leader.reap()?;

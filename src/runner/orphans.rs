@@ -1,0 +1,122 @@
+//! What ended programs left behind, without a look at every process of the host.
+//!
+//! The daemon is a *subreaper* (`PR_SET_CHILD_SUBREAPER`, prctl(2)): when a process below it dies, the kernel gives its
+//! children to the daemon, before the death can be seen. So once a program has ended, whatever it started and is
+//! still alive is a child of the daemon, or descends from one. Nearly always there is none, and a single file
+//! in `/proc` says so; only else all processes have to be looked at (`tree`).
+//!
+//! Orphans become children of the main thread, which starts no programs itself: its list in
+//! `/proc/PID/task/PID/children` holds nobody else. The list is exact only while no entry is removed from it (proc(5)),
+//! and that happens only by reaping, which happens only here, under a lock.
+//!
+//! A kernel without that file (`CONFIG_PROC_CHILDREN`) gets no subreaper: there the whole look is always taken.
+//!
+//! Called by `program` for each ended program, and once a second by the daemon, so that orphans which end while
+//! their program runs do not stay zombies.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
+
+use super::leftovers::MARK;
+use super::proc::{self, Process};
+
+/// One reader at a time, which also reaps.
+static READING: Mutex<()> = Mutex::new(());
+
+/// From here on orphans come to this process. False if the kernel cannot do that, or cannot tell of them.
+pub(crate) fn are_adopted() -> bool {
+    static ADOPTS: OnceLock<bool> = OnceLock::new();
+    *ADOPTS.get_or_init(|| File::open(list()).is_ok() && set_child_subreaper(Some(getpid())).is_ok())
+}
+
+/// Reads how orphans ended, so that their pids are free.
+pub fn reap() {
+    if are_adopted() {
+        let _ = living();
+    }
+}
+
+/// Whether nothing is alive that an ended program can have started. False also means "unknown".
+///
+/// `since_ticks` is when the program started: what was an orphan's life before that is not its doing.
+pub(crate) fn none_of(mark: &str, since_ticks: impl FnOnce() -> io::Result<u64>) -> io::Result<bool> {
+    if !are_adopted() {
+        return Ok(false);
+    }
+    let orphans = living()?;
+    if orphans.is_empty() {
+        return Ok(true);
+    }
+    let since_ticks = since_ticks()?;
+    let store = mark.split_once('/').map_or(mark, |(store, _)| store);
+    for orphan in orphans {
+        let Some(process) = Process::read(orphan)? else { continue };
+        if process.program.start_ticks < since_ticks {
+            continue;
+        }
+        // What another attempt's process has started is that attempt's.
+        let is_anothers = |carried: String| {
+            carried != mark && carried.strip_prefix(store).is_some_and(|rest| rest.starts_with('/'))
+        };
+        if !process.environment(MARK)?.is_some_and(is_anothers) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The orphans that have not ended; the others are reaped.
+fn living() -> io::Result<Vec<u32>> {
+    let _reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut text = String::new();
+    File::open(list())?.read_to_string(&mut text)?;
+    let mut living = Vec::new();
+    for pid in text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let Some(id) = proc::pid(pid) else { continue };
+        match waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            // Reaped.
+            Ok(Some(_)) | Err(Errno::CHILD) => {}
+            Ok(None) | Err(_) => living.push(pid),
+        }
+    }
+    Ok(living)
+}
+
+fn list() -> String {
+    let pid = getpid();
+    format!("/proc/{pid}/task/{pid}/children", pid = pid.as_raw_nonzero())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn orphans_are_seen_with_their_mark_and_reaped_when_they_end() {
+        assert!(are_adopted(), "this kernel does not tell of orphans");
+        let mark = format!("test-{}/7/1", std::process::id());
+        let script = "sleep 1000 >&- 2>&- & echo $!";
+        let output = Command::new("/bin/sh").args(["-c", script]).env(MARK, &mark).output().unwrap();
+        let orphan: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        assert!(living().unwrap().contains(&orphan));
+        let process = Process::read(orphan).unwrap().unwrap();
+        assert_eq!(process.parent, std::process::id());
+        let ticks = process.program.start_ticks;
+        assert!(!none_of(&mark, || Ok(ticks)).unwrap());
+        let other = mark.replace("/7/1", "/8/1");
+        assert!(none_of(&other, || Ok(ticks)).unwrap(), "it carries another attempt's mark");
+        assert!(!none_of("other/8/1", || Ok(ticks)).unwrap(), "it carries a mark that says nothing");
+        assert!(none_of("other/8/1", || Ok(ticks + 1)).unwrap(), "it was there before");
+        assert!(proc::signal(process.program, rustix::process::Signal::KILL).unwrap());
+        while living().unwrap().contains(&orphan) {
+            std::thread::yield_now();
+        }
+        assert_eq!(Process::read(orphan).unwrap(), None, "it is not a zombie");
+    }
+}
