@@ -44,6 +44,7 @@
 //! | [`handlers`] | effects on the world, one file per family | `api`, `store`, `engine` |
 //! | [`runner`] | processes and their logs | `api`, `store` |
 //! | [`api`] | the HTTP faces | sled, `handlers` |
+//! | [`clock`] | the one place where the wall clock is read | anything but [`action`]'s `Timestamp` |
 //! | [`config`] | one documented file; knows no single handler | the rest |
 //! | [`daemon`] | puts the parts together; signals, systemd | |
 //! | [`client`] | the Rust client over the socket | everything but the wire types |
@@ -57,6 +58,7 @@ pub mod action;
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config;
 mod crash_point;
 pub mod daemon;

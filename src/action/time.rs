@@ -1,6 +1,6 @@
 //! A point in time as the domain sees it: whole milliseconds since 1970 in UTC.
 //!
-//! The wall clock is read in one place (`daemon::clock`); formatting to ISO 8601 is the wire's business.
+//! The wall clock is read in one place (`clock`); formatting to ISO 8601 is the wire's business.
 
 /// Milliseconds since 1970-01-01T00:00:00Z. Negative before that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

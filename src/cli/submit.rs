@@ -199,7 +199,7 @@ fn default_user() -> String {
 fn instant(text: &str) -> Result<String, String> {
     if let Ok(from_now) = humantime::parse_duration(text.trim_start_matches('+')) {
         let ms = u64::try_from(from_now.as_millis()).unwrap_or(u64::MAX);
-        let at = crate::daemon::clock::now().plus_ms(ms).0;
+        let at = crate::clock::now().plus_ms(ms).0;
         return DateTime::<Utc>::from_timestamp_millis(at)
             .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
             .ok_or_else(|| "that is too far away".into());
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn times_may_be_counted_from_now() {
-        let before = crate::daemon::clock::now();
+        let before = crate::clock::now();
         let at = DateTime::parse_from_rfc3339(&instant("10m").unwrap()).unwrap().timestamp_millis();
         assert!(at >= before.0 + 600_000 && at < before.0 + 660_000);
         assert!(instant("+1h").is_ok());

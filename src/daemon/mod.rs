@@ -14,7 +14,6 @@
 //!
 //! Called by `cli serve`.
 
-pub mod clock;
 mod doors;
 mod drain;
 mod exit;
@@ -32,6 +31,7 @@ use std::sync::Arc;
 use listenfd::ListenFd;
 use tokio::runtime::Runtime;
 
+use crate::clock;
 use crate::config::Config;
 use crate::engine::{self, Started};
 use crate::handlers::registry::Registry;

@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::api::{self, Api};
+use crate::clock;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handlers::registry::Registry;
@@ -17,7 +18,7 @@ use crate::store::StoreError;
 
 use super::doors::Doors;
 use super::signals::{Asked, Signals};
-use super::{clock, drain, exit, service, settings};
+use super::{drain, exit, service, settings};
 
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// How long what a running program left to itself may stay a zombie.

@@ -136,7 +136,7 @@ impl Story {
 
     /// All but the last in one NDJSON stream; the last twice with one key; one is cancelled, one held.
     async fn submit(&mut self, client: &Client) -> Result<(), Failure> {
-        let now = crate::daemon::clock::now();
+        let now = crate::clock::now();
         let (sender, source) = body();
         let mut text = Vec::new();
         for planned in PLAN.iter().take(KEYED) {

@@ -61,7 +61,7 @@ fn head_and_tail_are_kept_and_the_marker_says_what_is_missing() {
     let mut written = 0;
     for number in 0..2_000 {
         let line = format!("line {number}");
-        written += writer::json_line(crate::daemon::clock::now(), Stream::Stdout, &line).len() as u64;
+        written += writer::json_line(crate::clock::now(), Stream::Stdout, &line).len() as u64;
         writer.line(Stream::Stdout, line.as_bytes());
     }
     let on_disk = bytes_on_disk(&home.path().join("12/12345"));

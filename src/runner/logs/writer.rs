@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{LINE_BYTES_MAX, Shared, Stream, files, head_path, lock, tail_path};
 use crate::action::{ActionId, Timestamp};
-use crate::daemon::clock;
+use crate::clock;
 
 /// One attempt's log while somebody can write to it.
 pub(super) struct OpenLog {
