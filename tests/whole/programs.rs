@@ -120,7 +120,9 @@ fn probe_that_hangs_is_ended_with_the_programs_of_a_killed_daemon() {
     home.await_lines("up", 1);
     let daemon = daemon.crash();
     let first: u32 = home.await_lines("probes", 1)[0].parse().expect("a pid");
-    let _daemon = daemon.crash();
+    let daemon = daemon.crash();
     assert!(!is_alive(first), "a probe of the killed daemon lives on");
-    home.await_lines("probes", 2);
+    let second: u32 = home.await_lines("probes", 2)[1].parse().expect("a pid");
+    daemon.stop();
+    assert!(!is_alive(second), "a probe of the stopped daemon lives on");
 }
