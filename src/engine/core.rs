@@ -318,7 +318,7 @@ impl Core {
     }
 
     /// Feeds the scheduler; its starts are taken up at the end of the turn.
-    pub fn step(&mut self, now: Timestamp, input: Input) {
+    pub fn step(&mut self, now: Timestamp, input: Input<'_>) {
         self.scheduler.step(now, input, &mut Vec::new());
     }
 

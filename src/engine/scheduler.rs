@@ -9,56 +9,26 @@
 //!
 //! The engine carries out each command and makes it durable before its effect. Called by `engine::core` only.
 
+mod entries;
 mod messages;
 mod queries;
+mod queues;
+mod ready;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap};
-
+use self::entries::{Entries, Entry, NEVER};
 pub use self::messages::{Command, Input, QueueIndex, Ticket};
+use self::queues::Queues;
 use self::timers::Timers;
-use super::id_map::IdMap;
 use super::lock_table::LockTable;
-use crate::action::{ActionId, LockKey, State, Timestamp};
-
-#[derive(Clone, Copy)]
-struct Entry {
-    /// The first lock; further ones are in `Scheduler::more_locks`.
-    lock: Option<LockKeyPacked>,
-    /// When it is due, while it is `scheduled` or `retry_wait`.
-    due_at: Timestamp,
-    deadline: Timestamp,
-    queue: QueueIndex,
-    kind: u16,
-    priority: u8,
-    state: State,
-    holds_locks: bool,
-    more_locks: bool,
-}
-
-/// For a due time or a deadline that an action does not have.
-const NEVER: Timestamp = Timestamp(i64::MAX);
-
-/// A lock key that cannot be 0, so that "none" needs no space of its own.
-type LockKeyPacked = std::num::NonZeroU64;
-
-struct Queue {
-    concurrency: u32,
-    paused: bool,
-    /// May start as soon as there is room: priority (9 first) and id in one number.
-    ready: BTreeSet<u64>,
-    waiting: u64,
-    running: u32,
-}
+use crate::action::{ActionId, State, Timestamp};
 
 /// See the module.
 pub struct Scheduler {
-    entries: IdMap<Entry>,
-    more_locks: HashMap<ActionId, Box<[LockKey]>>,
+    entries: Entries,
     locks: LockTable,
-    queues: Vec<Queue>,
+    queues: Queues,
     timers: Timers,
-    running: u32,
     running_max: u32,
     draining: bool,
 }
@@ -66,54 +36,35 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler of queues with these concurrency limits, and a limit over all of them.
     pub fn new(concurrency: &[u32], running_max: u32) -> Self {
-        let mut scheduler = Self {
-            entries: IdMap::new(),
-            more_locks: HashMap::new(),
+        let mut queues = Queues::default();
+        queues.set_limits(concurrency);
+        Self {
+            entries: Entries::default(),
             locks: LockTable::default(),
-            queues: Vec::new(),
+            queues,
             timers: Timers::default(),
-            running: 0,
             running_max,
             draining: false,
-        };
-        scheduler.set_limits(concurrency, running_max);
-        scheduler
+        }
     }
 
     /// Takes new limits; queues may be added at the end, never removed.
     pub fn set_limits(&mut self, concurrency: &[u32], running_max: u32) {
         self.running_max = running_max;
-        for (at, limit) in concurrency.iter().enumerate() {
-            match self.queues.get_mut(at) {
-                Some(queue) => queue.concurrency = *limit,
-                None => self.queues.push(Queue {
-                    concurrency: *limit,
-                    paused: false,
-                    ready: BTreeSet::new(),
-                    waiting: 0,
-                    running: 0,
-                }),
-            }
-        }
+        self.queues.set_limits(concurrency);
     }
 
     /// Takes in what happened at `now` and appends what has to be done.
-    pub fn step(&mut self, now: Timestamp, input: Input, commands: &mut Vec<Command>) {
+    pub fn step(&mut self, now: Timestamp, input: Input<'_>, commands: &mut Vec<Command>) {
         match input {
             Input::Enter(ticket) => self.enter(&ticket),
             Input::Leave(id) => self.leave(id),
-            Input::RetryAt(id, due_at) => {
-                self.set_state(id, State::RetryWait);
-                if let Some(entry) = self.entries.get_mut(id) {
-                    entry.due_at = due_at;
-                }
-                self.watch(id);
-            }
+            Input::RetryAt(id, due_at) => self.retry_at(id, due_at),
             Input::Hold(id) => self.hold(id),
             Input::Queue(id) => self.queue(id),
-            Input::Unlock(id) => self.release_locks(id),
+            Input::Unlock(id) => self.unlock(id),
             Input::PauseQueue(queue, paused) => {
-                if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+                if let Some(queue) = self.queues.get_mut(queue) {
                     queue.paused = paused;
                 }
             }
@@ -124,17 +75,15 @@ impl Scheduler {
 
     /// Appends a start for everything that may run now. Called once after a round of inputs.
     pub fn start_ready(&mut self, commands: &mut Vec<Command>) {
-        while !self.draining && self.running < self.running_max {
-            let best = self
-                .queues
-                .iter()
-                .filter(|queue| !queue.paused && queue.running < queue.concurrency)
-                .filter_map(|queue| queue.ready.first().copied())
-                .min();
-            let Some(best) = best else { return };
-            let id = unpack(best);
-            self.set_state(id, State::Running);
-            self.take_locks(id);
+        while !self.draining && self.queues.running() < self.running_max {
+            let Some((place, queue)) = self.queues.first() else { return };
+            if let Some(queue) = self.queues.get_mut(queue) {
+                queue.ready.remove(place);
+            }
+            let id = place.id();
+            let Some(entry) = self.set_state(id, State::Running) else { continue };
+            // Who is ready without them is the next at each: nobody else is ready who would wait now.
+            self.take_locks(id, &entry);
             commands.push(Command::Start(id));
         }
     }
@@ -145,8 +94,21 @@ impl Scheduler {
     }
 
     fn tick(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
-        while let Some(ids) = self.timers.take_due(now) {
-            for id in ids {
+        while let Some(chunk) = self.timers.take_due(now) {
+            let mut later = None;
+            let mut come = Vec::new();
+            for (id, times) in self.entries.times.chunk(chunk) {
+                let next = times.due_at.min(times.deadline);
+                if next <= now {
+                    come.push(id);
+                } else if next < NEVER && later.is_none_or(|(_, at)| next < at) {
+                    later = Some((id, next));
+                }
+            }
+            if let Some((id, at)) = later {
+                self.timers.watch(id, at);
+            }
+            for id in come {
                 self.look_at(now, id, commands);
             }
         }
@@ -154,158 +116,154 @@ impl Scheduler {
 
     /// Does what is due for an action now, and watches it on.
     fn look_at(&mut self, now: Timestamp, id: ActionId, commands: &mut Vec<Command>) {
-        let Some(entry) = self.entries.get(id).copied() else { return };
-        if is_timed(entry.state) && entry.due_at <= now {
-            self.queue(id);
+        let (Some(entry), Some(times)) = (self.entries.get(id).copied(), self.entries.times.get(id).copied())
+        else {
+            return;
+        };
+        let is_due = is_timed(entry.state) && times.due_at <= now;
+        let is_over = (is_timed(entry.state) || entry.state == State::Queued) && times.deadline <= now;
+        if is_due {
             commands.push(Command::Due(id));
         }
-        if (is_timed(entry.state) || entry.state == State::Queued) && entry.deadline <= now {
+        if is_over {
             // At once, so that nothing can start it in the same round.
             self.leave(id);
             commands.push(Command::Expire(id));
+        } else if is_due {
+            self.queue(id);
+        } else {
+            self.watch(id, entry.state);
         }
-        self.watch(id);
     }
 
-    fn enter(&mut self, ticket: &Ticket) {
-        let Ticket { id, queue, priority, kind, locks, state, attempt, locks_freed, due_at, deadline } =
-            ticket;
-        let (id, state) = (*id, *state);
-        let holds_locks = state.is_active() || (*attempt > 0 && !locks_freed);
-        let entry = Entry {
-            lock: locks.first().copied().map(pack_lock),
-            due_at: due_at.unwrap_or(NEVER),
-            deadline: deadline.unwrap_or(NEVER),
-            queue: *queue,
-            kind: *kind,
-            priority: *priority,
-            state,
-            holds_locks: false,
-            more_locks: locks.len() > 1,
-        };
-        if let Some(more) = locks.get(1..).filter(|more| !more.is_empty()) {
-            self.more_locks.insert(id, more.into());
+    fn enter(&mut self, ticket: &Ticket<'_>) {
+        let (id, state) = (ticket.id, ticket.state);
+        if self.entries.get(id).is_some() {
+            self.leave(id);
         }
-        self.entries.insert(id, entry);
-        if let Some(queue) = self.queues.get_mut(usize::from(*queue)) {
-            if occupies_slot(state) {
-                queue.running += 1;
-                self.running += 1;
-            } else {
-                queue.waiting += 1;
-            }
-        }
-        if holds_locks {
-            self.take_locks(id);
+        let mut entry = self.entries.insert(ticket);
+        self.queues.count(entry.queue, None, Some(state));
+        if state.is_active() || (ticket.attempt > 0 && !ticket.locks_freed) {
+            self.take_locks(id, &entry);
+            entry.holds_locks = true;
         } else if is_timed(state) {
-            for key in self.locks_of(id) {
-                self.locks.plan(key, id);
+            for key in self.entries.keys(id, &entry).as_slice() {
+                self.locks.plan(*key, id, &self.entries);
             }
         }
         if state == State::Queued {
-            self.line_up(id);
+            self.line_up(id, &entry);
         }
-        self.watch(id);
+        self.watch(id, state);
     }
 
     fn leave(&mut self, id: ActionId) {
-        self.step_out(id);
-        self.release_locks(id);
-        if let Some(entry) = self.entries.remove(id)
-            && let Some(queue) = self.queues.get_mut(usize::from(entry.queue))
-        {
-            if occupies_slot(entry.state) {
-                queue.running -= 1;
-                self.running -= 1;
-            } else {
-                queue.waiting -= 1;
-            }
-        }
-        self.more_locks.remove(&id);
-        if self.entries.chunk_is_empty(id) {
+        let Some(entry) = self.entries.get(id).copied() else { return };
+        self.step_out(id, &entry);
+        self.release_locks(id, &entry);
+        self.queues.count(entry.queue, Some(entry.state), None);
+        if self.entries.remove(id) {
             self.timers.forget(id);
         }
     }
 
+    fn retry_at(&mut self, id: ActionId, due_at: Timestamp) {
+        let Some(entry) = self.set_state(id, State::RetryWait) else { return };
+        self.step_out(id, &entry);
+        self.entries.set_due(id, due_at);
+        self.watch(id, State::RetryWait);
+    }
+
     fn hold(&mut self, id: ActionId) {
-        self.step_out(id);
-        self.set_state(id, State::Held);
-        let holds = self.entries.get(id).is_some_and(|entry| entry.holds_locks);
-        if !holds {
+        let Some(entry) = self.set_state(id, State::Held) else { return };
+        self.step_out(id, &entry);
+        if !entry.holds_locks {
             // It has no claim on its turn while it is held; it comes back by its id.
-            self.release_locks(id);
+            self.release_locks(id, &entry);
         }
     }
 
     fn queue(&mut self, id: ActionId) {
-        self.step_out(id);
-        self.set_state(id, State::Queued);
-        self.watch(id);
-        self.line_up(id);
+        let Some(entry) = self.set_state(id, State::Queued) else { return };
+        if self.entries.forget_due(id) {
+            self.timers.forget(id);
+        }
+        self.line_up(id, &entry);
+        self.watch(id, State::Queued);
     }
 
-    /// Has it looked at when it is due or its deadline is over. The deadline counts while it waits, also if it
-    /// passed while it ran or was held: then its worker watches it, or a person.
-    fn watch(&mut self, id: ActionId) {
-        let Some(entry) = self.entries.get(id) else { return };
-        let next = match entry.state {
-            State::Queued => entry.deadline,
-            state if is_timed(state) => entry.deadline.min(entry.due_at),
-            _ => NEVER,
-        };
+    fn unlock(&mut self, id: ActionId) {
+        if let Some(entry) = self.entries.get(id).copied() {
+            self.release_locks(id, &entry);
+        }
+    }
+
+    /// Has it looked at when it is due or its deadline is over.
+    fn watch(&mut self, id: ActionId, state: State) {
+        let Some(times) = self.entries.times.get(id) else { return };
+        let next = times.next(state);
         if next < NEVER {
             self.timers.watch(id, next);
         }
     }
 
-    /// Takes the action out of the ready set, if it is there.
-    fn step_out(&mut self, id: ActionId) {
-        let Some(entry) = self.entries.get(id) else { return };
-        if let Some(queue) = self.queues.get_mut(usize::from(entry.queue)) {
-            queue.ready.remove(&pack(entry.priority, id));
-        }
-    }
-
     /// Puts a queued action where it waits: at its locks, or in its queue if it has what it needs.
-    fn line_up(&mut self, id: ActionId) {
-        let Some(entry) = self.entries.get(id).copied() else { return };
+    fn line_up(&mut self, id: ActionId, entry: &Entry) {
+        let mut is_free = true;
         if !entry.holds_locks {
-            let mut overtaken = Vec::new();
-            for key in self.locks_of(id) {
-                self.locks.leave(key, id);
-                overtaken.extend(self.locks.wait(key, id));
-            }
-            for other in overtaken {
-                self.not_ready(other);
+            for key in self.entries.keys(id, entry).as_slice() {
+                let turn = self.locks.wait(*key, id, &self.entries);
+                is_free &= turn.is_next;
+                if let Some(other) = turn.overtaken {
+                    self.not_ready(other);
+                }
             }
         }
-        self.ready_if_free(id);
+        if is_free && let Some(queue) = self.queues.get_mut(entry.queue) {
+            queue.ready.insert(entry.place(id));
+        }
     }
 
+    /// Lets an action start that waits, if no other lock keeps it.
     fn ready_if_free(&mut self, id: ActionId) {
         let Some(entry) = self.entries.get(id).copied() else { return };
-        if entry.state != State::Queued {
+        if entry.state != State::Queued || entry.holds_locks {
             return;
         }
-        let free = entry.holds_locks || self.locks_of(id).iter().all(|key| self.locks.is_next(*key, id));
-        if free && let Some(queue) = self.queues.get_mut(usize::from(entry.queue)) {
-            queue.ready.insert(pack(entry.priority, id));
+        let keys = self.entries.keys(id, &entry);
+        let is_free = match keys.as_slice() {
+            // Where it is the next, as the caller has seen.
+            [_] => true,
+            keys => keys.iter().all(|key| self.locks.is_next(*key, id, &self.entries)),
+        };
+        if is_free && let Some(queue) = self.queues.get_mut(entry.queue) {
+            queue.ready.insert(entry.place(id));
         }
     }
 
     fn not_ready(&mut self, id: ActionId) {
-        if let Some(entry) = self.entries.get(id)
+        if let Some(entry) = self.entries.get(id).copied()
             && !entry.holds_locks
-            && let Some(queue) = self.queues.get_mut(usize::from(entry.queue))
         {
-            queue.ready.remove(&pack(entry.priority, id));
+            self.step_out(id, &entry);
         }
     }
 
-    fn take_locks(&mut self, id: ActionId) {
-        self.step_out(id);
-        for key in self.locks_of(id) {
-            if let Some(first) = self.locks.take(key, id) {
+    /// Takes the action out of the ready set, if it may be there.
+    fn step_out(&mut self, id: ActionId, entry: &Entry) {
+        if entry.state == State::Queued
+            && let Some(queue) = self.queues.get_mut(entry.queue)
+        {
+            queue.ready.remove(entry.place(id));
+        }
+    }
+
+    fn take_locks(&mut self, id: ActionId, entry: &Entry) {
+        if entry.holds_locks {
+            return;
+        }
+        for key in self.entries.keys(id, entry).as_slice() {
+            if let Some(first) = self.locks.take(*key, id, &self.entries) {
                 self.not_ready(first);
             }
         }
@@ -314,66 +272,32 @@ impl Scheduler {
         }
     }
 
-    fn release_locks(&mut self, id: ActionId) {
-        for key in self.locks_of(id) {
-            if let Some(first) = self.locks.leave(key, id) {
-                self.ready_if_free(first);
+    fn release_locks(&mut self, id: ActionId, entry: &Entry) {
+        for key in self.entries.keys(id, entry).as_slice() {
+            if let Some(next) = self.locks.leave(*key, id, &self.entries) {
+                self.ready_if_free(next);
             }
         }
-        if let Some(entry) = self.entries.get_mut(id) {
+        if entry.holds_locks
+            && let Some(entry) = self.entries.get_mut(id)
+        {
             entry.holds_locks = false;
         }
     }
 
-    fn set_state(&mut self, id: ActionId, state: State) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let (was, is) = (occupies_slot(entry.state), occupies_slot(state));
+    /// Gives an action its new state; says how it was before.
+    fn set_state(&mut self, id: ActionId, state: State) -> Option<Entry> {
+        let entry = self.entries.get_mut(id)?;
+        let before = *entry;
         entry.state = state;
-        let Some(queue) = self.queues.get_mut(usize::from(entry.queue)) else { return };
-        match (was, is) {
-            (false, true) => {
-                queue.running += 1;
-                queue.waiting -= 1;
-                self.running += 1;
-            }
-            (true, false) => {
-                queue.running -= 1;
-                queue.waiting += 1;
-                self.running -= 1;
-            }
-            _ => {}
-        }
-    }
-
-    fn locks_of(&self, id: ActionId) -> Vec<LockKey> {
-        let Some(entry) = self.entries.get(id) else { return Vec::new() };
-        let first = entry.lock.map(|key| LockKey(key.get()));
-        let more = if entry.more_locks { self.more_locks.get(&id) } else { None };
-        first.into_iter().chain(more.into_iter().flat_map(|keys| keys.iter().copied())).collect()
+        self.queues.count(before.queue, Some(before.state), Some(state));
+        Some(before)
     }
 }
 
 /// Whether it waits for its time.
 fn is_timed(state: State) -> bool {
     matches!(state, State::Scheduled | State::RetryWait)
-}
-
-fn occupies_slot(state: State) -> bool {
-    matches!(state, State::Running | State::Cancelling)
-}
-
-/// Ids are below 2^53 and priorities below 10, so both fit one number that sorts as they are served.
-fn pack(priority: u8, id: ActionId) -> u64 {
-    (u64::from(9 - priority.min(9)) << 53) | id.0
-}
-
-fn unpack(packed: u64) -> ActionId {
-    ActionId(packed & ((1 << 53) - 1))
-}
-
-/// Key 0 shares its lock with key 1: two resources may then wait for each other, which harms nobody.
-fn pack_lock(key: LockKey) -> LockKeyPacked {
-    LockKeyPacked::new(key.0).unwrap_or(LockKeyPacked::MIN)
 }
 
 #[cfg(test)]

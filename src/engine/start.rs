@@ -223,7 +223,7 @@ pub(super) fn queue_index(names: &mut Vec<String>, name: &str) -> QueueIndex {
     QueueIndex::try_from(at).unwrap_or(QueueIndex::MAX)
 }
 
-pub(super) fn ticket(action: &Unfinished<'_>, queue: QueueIndex) -> Ticket {
+pub(super) fn ticket<'a>(action: &Unfinished<'a>, queue: QueueIndex) -> Ticket<'a> {
     let Unfinished {
         id,
         queue: _,
@@ -237,7 +237,7 @@ pub(super) fn ticket(action: &Unfinished<'_>, queue: QueueIndex) -> Ticket {
         due_at,
         claim: _,
     } = *action;
-    Ticket { id, queue, priority, kind, locks: locks.to_vec(), state, attempt, locks_freed, due_at, deadline }
+    Ticket { id, queue, priority, kind, locks: locks.into(), state, attempt, locks_freed, due_at, deadline }
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl Core {
                     return Ok(Ok(Accepted::Joined(Arc::new(other))));
                 }
             }
-            OnConflict::ReplaceQueued => replaced = self.scheduler.standing(&body.locks),
+            OnConflict::ReplaceQueued => replaced = self.scheduler.standing(&body.locks).collect(),
         }
         let id = self.next_id;
         self.next_id = ActionId(id.0 + 1);

@@ -1,5 +1,7 @@
 //! What the scheduler is told and what it asks for. Used by the engine's decisions.
 
+use std::borrow::Cow;
+
 use crate::action::{ActionId, LockKey, State, Timestamp};
 
 /// Number of a queue, in the order of the configuration.
@@ -7,13 +9,13 @@ pub type QueueIndex = u16;
 
 /// An unfinished action as the scheduler knows it.
 #[derive(Clone, Debug)]
-pub struct Ticket {
+pub struct Ticket<'a> {
     pub id: ActionId,
     pub queue: QueueIndex,
     pub priority: u8,
     /// A number for the action type, for `Scheduler::same_kind`.
     pub kind: u16,
-    pub locks: Vec<LockKey>,
+    pub locks: Cow<'a, [LockKey]>,
     /// Any unfinished state. `Held`, `RetryWait` and the active ones hold their locks, unless `attempt` is 0 or
     /// a person freed them.
     pub state: State,
@@ -25,9 +27,9 @@ pub struct Ticket {
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub enum Input<'a> {
     /// An action was accepted, or found at a start.
-    Enter(Ticket),
+    Enter(Ticket<'a>),
     /// It reached a final state.
     Leave(ActionId),
     /// Its attempt failed; it waits, with its locks, for another try.

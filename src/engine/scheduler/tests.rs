@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::action::LockKey;
 use proptest::prelude::*;
 
-fn ticket(id: u64, lock: u64) -> Ticket {
+fn ticket(id: u64, lock: u64) -> Ticket<'static> {
     Ticket {
         id: ActionId(id),
         queue: 0,
         priority: 5,
         kind: 0,
-        locks: if lock == 0 { vec![] } else { vec![LockKey(lock)] },
+        locks: if lock == 0 { vec![] } else { vec![LockKey(lock)] }.into(),
         state: State::Queued,
         attempt: 0,
         locks_freed: false,
@@ -25,14 +26,14 @@ impl Bench {
         Self(Scheduler::new(&[concurrency], 100))
     }
 
-    fn at(&mut self, now: i64, input: Input) -> Vec<Command> {
+    fn at(&mut self, now: i64, input: Input<'_>) -> Vec<Command> {
         let mut commands = Vec::new();
         self.0.step(Timestamp(now), input, &mut commands);
         self.0.start_ready(&mut commands);
         commands
     }
 
-    fn does(&mut self, input: Input) -> Vec<u64> {
+    fn does(&mut self, input: Input<'_>) -> Vec<u64> {
         let starts = self.at(0, input);
         starts
             .into_iter()
@@ -111,7 +112,9 @@ fn several_locks_are_taken_all_or_none() {
     let mut bench = Bench::new(8);
     bench.does(Input::Enter(ticket(1, 7)));
     assert!(
-        bench.does(Input::Enter(Ticket { locks: vec![LockKey(7), LockKey(8)], ..ticket(2, 0) })).is_empty()
+        bench
+            .does(Input::Enter(Ticket { locks: vec![LockKey(7), LockKey(8)].into(), ..ticket(2, 0) }))
+            .is_empty()
     );
     assert!(bench.does(Input::Enter(ticket(3, 8))).is_empty(), "2 was accepted before it");
     assert_eq!(bench.does(Input::Leave(ActionId(1))), [2]);
@@ -178,14 +181,21 @@ fn locks_that_a_person_freed_before_a_restart_stay_freed() {
 }
 
 #[test]
-fn waiting_action_with_a_resource_of_its_own_costs_less_than_a_hundred_bytes() {
-    // A B-tree node has 11 places and is at least half full when it is filled in order, about 69 % at random.
-    let entry = size_of::<Option<Entry>>();
-    let lock = (size_of::<LockKey>() + 16) * 100 / 69 + 5;
-    let ready = size_of::<u64>() * 2 + 2;
-    assert!(entry <= 32, "{entry}");
-    assert!(entry + 1 + lock + ready < 98, "{entry} {lock} {ready}");
-    // Due times and deadlines cost two numbers and their places for each chunk of ids, however many there are.
+fn waiting_action_with_a_resource_of_its_own_costs_thirty_bytes() {
+    assert!(size_of::<Entry>() == 16);
+    let mut bench = Bench::new(1);
+    bench.does(Input::PauseQueue(0, true));
+    for id in 1..=1_000_000 {
+        bench.0.step(Timestamp(0), Input::Enter(ticket(id, id)), &mut Vec::new());
+    }
+    let (entries, locks) = (bench.0.entries.heap_bytes(), bench.0.locks.heap_bytes());
+    // The ready set has two numbers for each 64 of them.
+    let ready = 1_000_000 / 64 * 16 * 11 / 6;
+    assert!(entries + locks + ready < 30_000_000, "{entries} {locks} {ready}");
+}
+
+#[test]
+fn times_of_neighbours_share_their_timers() {
     let mut bench = Bench::new(1);
     bench.does(Input::Enter(ticket(0, 0)));
     for id in 1..6_400 {
@@ -200,6 +210,45 @@ fn waiting_action_with_a_resource_of_its_own_costs_less_than_a_hundred_bytes() {
     }
     let timers = bench.0.timers.len();
     assert!(timers <= 100, "{timers} timers");
+}
+
+#[test]
+fn each_queue_gets_its_turn_by_its_first_whatever_changed() {
+    let mut scheduler = Scheduler::new(&[1; 1_000], 2);
+    let mut starts = |input| {
+        let mut commands = Vec::new();
+        scheduler.step(Timestamp(0), input, &mut commands);
+        scheduler.start_ready(&mut commands);
+        commands
+    };
+    let start = |id| Command::Start(ActionId(id));
+    assert_eq!(starts(Input::Enter(ticket(1, 1))), [start(1)]);
+    assert_eq!(starts(Input::Enter(Ticket { queue: 999, ..ticket(2, 2) })), [start(2)]);
+    for (id, queue, priority) in [(3, 7, 5), (4, 0, 9), (5, 8, 9), (6, 7, 9)] {
+        assert_eq!(starts(Input::Enter(Ticket { queue, priority, ..ticket(id, id) })), []);
+    }
+    assert_eq!(starts(Input::Leave(ActionId(2))), [start(5)], "queue 0 has no room");
+    assert_eq!(starts(Input::PauseQueue(7, true)), []);
+    assert_eq!(starts(Input::Leave(ActionId(5))), [], "queue 7 is paused");
+    assert_eq!(starts(Input::Leave(ActionId(1))), [start(4)]);
+    assert_eq!(starts(Input::PauseQueue(7, false)), [start(6)]);
+    assert_eq!(starts(Input::Leave(ActionId(6))), [start(3)]);
+    scheduler.set_limits(&[2; 1_000], 9);
+    assert_eq!((scheduler.running(), scheduler.len()), (2, 2));
+}
+
+#[test]
+fn action_that_enters_again_is_there_once() {
+    let mut bench = Bench::new(1);
+    let last = ActionId::MAX.0;
+    for _ in 0..2 {
+        bench.does(Input::Enter(Ticket { deadline: Some(Timestamp(9)), ..ticket(last, 7) }));
+        bench.does(Input::Enter(ticket(last, 7)));
+    }
+    assert_eq!((bench.0.len(), bench.0.queue_counts(0)), (1, (0, 1, false)));
+    assert!(bench.does(Input::Leave(ActionId(last))).is_empty());
+    assert_eq!((bench.0.len(), bench.0.queue_counts(0)), (0, (0, 0, false)));
+    assert!(bench.0.locks.is_empty());
 }
 
 #[test]
@@ -240,7 +289,7 @@ fn only_an_action_whose_locks_were_not_freed_has_them_after_a_restart() {
 /// An action as the promises see it, without the scheduler's data structures.
 #[derive(Clone, Debug)]
 struct Life {
-    ticket: Ticket,
+    ticket: Ticket<'static>,
     state: State,
     holds: bool,
 }
@@ -263,7 +312,7 @@ impl World {
         Self { bench: Scheduler::new(&limits, 3), lives: BTreeMap::new(), paused: [false; 2], now: 0 }
     }
 
-    fn does(&mut self, input: Input) {
+    fn does(&mut self, input: Input<'_>) {
         let mut commands = Vec::new();
         self.bench.step(Timestamp(self.now), input, &mut commands);
         self.bench.start_ready(&mut commands);
@@ -320,7 +369,7 @@ impl World {
         self.does(Input::Leave(ActionId(id)));
     }
 
-    fn becomes(&mut self, id: u64, state: State, input: Input) {
+    fn becomes(&mut self, id: u64, state: State, input: Input<'_>) {
         let life = self.lives.get_mut(&id).unwrap();
         life.state = state;
         self.does(input);
@@ -347,7 +396,7 @@ proptest! {
                     let ticket = Ticket {
                         priority,
                         queue: u16::from(which % 3 == 0),
-                        locks,
+                        locks: locks.into(),
                         state: if later { State::Scheduled } else { State::Queued },
                         due_at: later.then_some(Timestamp(world.now + 5)),
                         deadline: (which % 7 == 0).then_some(Timestamp(world.now + 12)),

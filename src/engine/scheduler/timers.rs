@@ -19,22 +19,16 @@ pub(super) struct Timers {
 impl Timers {
     /// Has the action looked at when `at` has come.
     pub fn watch(&mut self, id: ActionId, at: Timestamp) {
-        let chunk = id.0 / CHUNK as u64;
-        let before = self.of_chunk.get(&chunk).copied();
-        if before.is_some_and(|before| before <= at) {
-            return;
+        let chunk = id.0 / CHUNK;
+        match self.of_chunk.get_mut(&chunk) {
+            Some(before) if *before <= at => return,
+            Some(before) => {
+                self.order.remove(&(*before, chunk));
+                *before = at;
+            }
+            None => _ = self.of_chunk.insert(chunk, at),
         }
-        self.forget(id);
-        self.of_chunk.insert(chunk, at);
         self.order.insert((at, chunk));
-    }
-
-    /// Takes back the timer of this action and its neighbours.
-    pub fn forget(&mut self, id: ActionId) {
-        let chunk = id.0 / CHUNK as u64;
-        if let Some(at) = self.of_chunk.remove(&chunk) {
-            self.order.remove(&(at, chunk));
-        }
     }
 
     /// When the next look is due.
@@ -42,13 +36,20 @@ impl Timers {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// Takes out one timer that has come: all these actions are to be looked at, and watched again.
-    pub fn take_due(&mut self, now: Timestamp) -> Option<impl Iterator<Item = ActionId> + use<>> {
+    /// Takes out one timer that has come: the actions of this chunk are to be looked at, and watched again.
+    pub fn take_due(&mut self, now: Timestamp) -> Option<u64> {
         let (at, chunk) = self.order.first().copied().filter(|(at, _)| *at <= now)?;
         self.order.remove(&(at, chunk));
         self.of_chunk.remove(&chunk);
-        let first = chunk * CHUNK as u64;
-        Some((first..first + CHUNK as u64).map(ActionId))
+        Some(chunk)
+    }
+
+    /// Takes back the timer of this action and its neighbours: none of them has a time any more.
+    pub fn forget(&mut self, id: ActionId) {
+        let chunk = id.0 / CHUNK;
+        if let Some(at) = self.of_chunk.remove(&chunk) {
+            self.order.remove(&(at, chunk));
+        }
     }
 }
 
