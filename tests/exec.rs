@@ -61,6 +61,8 @@ struct World {
     stop: watch::Sender<Option<StopReason>>,
     metadata: String,
     store: String,
+    /// With its gate and keeper, or started directly.
+    adopt: bool,
 }
 
 impl World {
@@ -73,7 +75,13 @@ impl World {
             port: Arc::default(),
             stop: watch::channel(None).0,
             metadata: "{}".to_owned(),
+            adopt: true,
         }
+    }
+
+    /// Both ways to start a program: what it finds and what becomes of it must be the same.
+    fn both() -> [Self; 2] {
+        [Self::new(), Self { adopt: false, ..Self::new() }]
     }
 
     fn exec(&self, own: &str) -> Exec {
@@ -82,7 +90,8 @@ impl World {
             keeper: env!("CARGO_BIN_EXE_actiond").into(),
             kill_grace_ms: 300,
         };
-        Exec::new(&own.parse().unwrap(), &around).unwrap()
+        let own = format!("adopt = {}\n{own}", self.adopt);
+        Exec::new(&own.parse().unwrap(), Some(Recovery::Rerun), &around).unwrap()
     }
 
     fn action(&self) -> Action {
@@ -107,7 +116,7 @@ impl World {
             idempotency_key: None,
             request_digest: [0; 16],
             retry: RetryPolicy::default(),
-            recovery: Recovery::Hold,
+            recovery: Recovery::Rerun,
             locks: Vec::new(),
             retry_of: None,
         };
@@ -123,7 +132,8 @@ impl World {
             self.stop.subscribe(),
         );
         let outcome = tokio::time::timeout(BOUND, self.exec(own).run(&attempt)).await.expect("it ends");
-        assert!(!self.home.path().join("attempts/4711.2").exists(), "the attempt's directory is gone");
+        let left = std::fs::read_dir(self.home.path().join("attempts")).unwrap();
+        assert_eq!(left.count(), 0, "the attempt's directory is gone");
         assert_eq!(self.alive(), Vec::<u32>::new(), "nothing of the attempt is alive");
         outcome
     }
@@ -192,137 +202,156 @@ fn failed(outcome: &Outcome) -> (&str, bool) {
 
 #[tokio::test]
 async fn program_gets_the_action_and_its_reports_count() {
-    let mut world = World::new();
-    world.metadata = r#"{"git_ref":"main","n":1.10}"#.to_owned();
-    let input = world.path("input");
-    let script = format!(
-        r#"cat > {input}
-        echo '{{"progress": 40, "message": "pushing"}}' >&3
-        echo '{{"checkpoint": {{"step": 2}}}}' > $ACTIOND_REPORT
-        echo nonsense >&3
-        echo out; echo err >&2
-        printf '{{"result": {{"git_hash": "a1b2", "n": 1.10}}, "message": "deployed"}}' >&3"#
-    );
-    let outcome = world.sh(&script).await;
-    let result = Some(JsonText::from_checked(r#"{"git_hash":"a1b2","n":1.10}"#));
-    assert_eq!(outcome, Outcome::Succeeded { message: "deployed".to_owned(), result });
-    assert_eq!(*world.port.progress.lock().unwrap(), [(40, "pushing".to_owned())]);
-    assert_eq!(*world.port.checkpoints.lock().unwrap(), [r#"{"step":2}"#]);
-    assert_eq!(
-        (world.lines("stdout"), world.lines("stderr")),
-        (vec!["out".to_owned()], vec!["err".to_owned()])
-    );
-    assert!(world.lines("daemon")[0].contains("nonsense"));
-    let expected = concat!(
-        r#"{"id":4711,"user":"john@example.com","resource_type":"Stack","action":"deploy","resource_id":12345,"#,
-        r#""started_via":"api","started_at":"2024-01-15T10:30:00.000Z","finished_at":null,"finished_success":null,"#,
-        r#""finished_message":null,"finished_result":null,"metadata":{"git_ref":"main","n":1.10},"attempt":2,"#,
-        r#""checkpoint":{"step":1},"retry_of":null,"idempotency_key":null,"queue":"default","priority":4,"#,
-        "\"deadline\":null}\n"
-    );
-    assert_eq!(std::fs::read_to_string(&input).unwrap(), expected);
+    for mut world in World::both() {
+        world.metadata = r#"{"git_ref":"main","n":1.10}"#.to_owned();
+        let input = world.path("input");
+        let script = format!(
+            r#"cat > {input}
+            echo '{{"progress": 40, "message": "pushing"}}' >&3
+            echo '{{"checkpoint": {{"step": 2}}}}' > $ACTIOND_REPORT
+            echo nonsense >&3
+            echo out; echo err >&2
+            printf '{{"result": {{"git_hash": "a1b2", "n": 1.10}}, "message": "deployed"}}' >&3"#
+        );
+        let outcome = world.sh(&script).await;
+        let result = Some(JsonText::from_checked(r#"{"git_hash":"a1b2","n":1.10}"#));
+        assert_eq!(outcome, Outcome::Succeeded { message: "deployed".to_owned(), result });
+        assert_eq!(*world.port.progress.lock().unwrap(), [(40, "pushing".to_owned())]);
+        assert_eq!(*world.port.checkpoints.lock().unwrap(), [r#"{"step":2}"#]);
+        assert_eq!(
+            (world.lines("stdout"), world.lines("stderr")),
+            (vec!["out".to_owned()], vec!["err".to_owned()])
+        );
+        assert!(world.lines("daemon")[0].contains("nonsense"));
+        let expected = concat!(
+            r#"{"id":4711,"user":"john@example.com","resource_type":"Stack","action":"deploy","resource_id":12345,"#,
+            r#""started_via":"api","started_at":"2024-01-15T10:30:00.000Z","finished_at":null,"finished_success":null,"#,
+            r#""finished_message":null,"finished_result":null,"metadata":{"git_ref":"main","n":1.10},"attempt":2,"#,
+            r#""checkpoint":{"step":1},"retry_of":null,"idempotency_key":null,"queue":"default","priority":4,"#,
+            "\"deadline\":null}\n"
+        );
+        assert_eq!(std::fs::read_to_string(&input).unwrap(), expected);
+    }
 }
 
 #[tokio::test]
 async fn exit_status_decides() {
-    let world = World::new();
-    let quiet = Outcome::Succeeded { message: "sh succeeded".to_owned(), result: None };
-    assert_eq!(world.sh("exit 0").await, quiet);
-    assert!(failed(&world.sh("exit 75").await).1);
-    assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit code 3", false));
-    assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit code 127", false));
-    let spoken =
-        "echo starting >&2; echo '\\033[31mcould not reach db1\\033[0m' >&2; echo >&2; echo bye; exit 3";
-    assert_eq!(failed(&world.sh(spoken).await), ("exit code 3: could not reach db1", false));
-    assert_eq!(failed(&world.sh("echo 'no room'; exit 4").await), ("exit code 4: no room", false));
-    assert_eq!(failed(&world.sh("echo later >&2; exit 75").await), ("exit code 75: later", true));
-    let own = "echo noise >&2; echo '{\"message\": \"no such branch\"}' >&3; exit 3";
-    assert_eq!(failed(&world.sh(own).await), ("no such branch", false));
-    assert_eq!(failed(&world.sh("kill -SEGV $$").await), ("sh failed: killed by SIGSEGV", false));
-    let told = world.sh(r#"echo '{"message": "no space"}' >&3; exit 1"#).await;
-    assert_eq!(failed(&told), ("no space", false));
+    for world in World::both() {
+        let quiet = Outcome::Succeeded { message: "sh succeeded".to_owned(), result: None };
+        assert_eq!(world.sh("exit 0").await, quiet);
+        assert!(failed(&world.sh("exit 75").await).1);
+        assert_eq!(failed(&world.sh("exit 3").await), ("sh failed: exit code 3", false));
+        assert_eq!(failed(&world.sh("exit 127").await), ("sh failed: exit code 127", false));
+        let spoken =
+            "echo starting >&2; echo '\\033[31mcould not reach db1\\033[0m' >&2; echo >&2; echo bye; exit 3";
+        assert_eq!(failed(&world.sh(spoken).await), ("exit code 3: could not reach db1", false));
+        assert_eq!(failed(&world.sh("echo 'no room'; exit 4").await), ("exit code 4: no room", false));
+        assert_eq!(failed(&world.sh("echo later >&2; exit 75").await), ("exit code 75: later", true));
+        let own = "echo noise >&2; echo '{\"message\": \"no such branch\"}' >&3; exit 3";
+        assert_eq!(failed(&world.sh(own).await), ("no such branch", false));
+        assert_eq!(failed(&world.sh("kill -SEGV $$").await), ("sh failed: killed by SIGSEGV", false));
+        let told = world.sh(r#"echo '{"message": "no space"}' >&3; exit 1"#).await;
+        assert_eq!(failed(&told), ("no space", false));
+    }
 }
 
 #[tokio::test]
 async fn program_that_cannot_be_started_fails_with_the_reason() {
-    let world = World::new();
-    let plain = world.path("plain");
-    std::fs::write(&plain, "exit 0\n").unwrap();
-    for (program, mode, reason) in [
-        ("/nonexistent/program", 0, "No such file or directory"),
-        ("/etc", 0, "Permission denied"),
-        (plain.as_str(), 0o644, "Permission denied"),
-        (plain.as_str(), 0o755, "Exec format error"),
-    ] {
-        if mode != 0 {
-            std::fs::set_permissions(program, std::fs::Permissions::from_mode(mode)).unwrap();
+    for world in World::both() {
+        let plain = world.path("plain");
+        std::fs::write(&plain, "exit 0\n").unwrap();
+        for (program, mode, reason) in [
+            ("/nonexistent/program", 0, "No such file or directory"),
+            ("/etc", 0, "Permission denied"),
+            (plain.as_str(), 0o644, "Permission denied"),
+            (plain.as_str(), 0o755, "Exec format error"),
+        ] {
+            if mode != 0 {
+                std::fs::set_permissions(program, std::fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let outcome = world.run(&format!("program = [\"{program}\"]")).await;
+            let (message, retryable) = failed(&outcome);
+            assert!(
+                message.starts_with(&format!("cannot start {program}: {reason}")) && !retryable,
+                "{message}"
+            );
         }
-        let outcome = world.run(&format!("program = [\"{program}\"]")).await;
-        let (message, retryable) = failed(&outcome);
-        assert!(message.starts_with(&format!("cannot start {program}: {reason}")) && !retryable, "{message}");
+        let outcome = world.run("program = [\"/bin/true\"]\ncwd = \"/nonexistent\"").await;
+        assert!(
+            failed(&outcome).0.starts_with("cannot change into the directory /nonexistent"),
+            "{outcome:?}"
+        );
     }
-    let outcome = world.run("program = [\"/bin/true\"]\ncwd = \"/nonexistent\"").await;
-    assert!(failed(&outcome).0.starts_with("cannot change into the directory /nonexistent"), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn environment_descriptors_and_signals_are_those_of_the_contract() {
-    let world = World::new();
-    // Inherited by any child that does not close it.
-    let leaked = std::fs::File::open("/etc/passwd").unwrap();
-    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
-    let script = "env | cut -d= -f1 | sort | tr '\\n' ' '; echo
-        echo $(ls /proc/self/fd)
-        grep -E '^Sig(Blk|Ign)' /proc/$$/status | cut -f2
-        pwd; ps -o sid= -p $$ | tr -d ' '; echo $$; echo $ACTIOND_ID $ACTIOND_ATTEMPT $OWN";
-    world.run(&format!("{}\nenv = {{ OWN = \"1\" }}", sh(script))).await;
-    let lines = world.lines("stdout");
-    let names = "ACTIOND_ATTEMPT ACTIOND_ID ACTIOND_MARK ACTIOND_REPORT LANG OWN PATH PWD ";
-    assert_eq!(lines[0].replace("SHLVL ", "").replace("_ ", ""), names.replace("_ ", ""));
-    assert_eq!(lines[1], "0 1 2 3 4", "4 is the listing's own");
-    let mask = |line: &str| u64::from_str_radix(line, 16).unwrap();
-    assert_eq!(mask(&lines[2]), 0, "no signal is blocked");
-    // 32 and 33 are the C library's own and cannot be set.
-    assert_eq!(mask(&lines[3]) & !(3 << 31), 0, "no signal is ignored: {}", lines[3]);
-    assert_eq!(lines[4], "/");
-    assert_eq!(lines[5], lines[6], "it leads its own session");
-    assert_eq!(lines[6], world.port.programs.lock().unwrap()[0].pid.to_string());
-    assert_eq!(lines[7], "4711 2 1");
+    for world in World::both() {
+        // Inherited by any child that does not close it. Without a keeper that are those that the daemon was started
+        // with: `whole::programs` has one.
+        let leaked = std::fs::File::open("/etc/passwd").unwrap();
+        if world.adopt {
+            rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+        }
+        let script = "env | cut -d= -f1 | sort | tr '\\n' ' '; echo
+            echo $(ls /proc/self/fd)
+            grep -E '^Sig(Blk|Ign)' /proc/$$/status | cut -f2
+            pwd; ps -o sid= -p $$ | tr -d ' '; echo $$; echo $ACTIOND_ID $ACTIOND_ATTEMPT $OWN";
+        world.run(&format!("{}\nenv = {{ OWN = \"1\" }}", sh(script))).await;
+        let lines = world.lines("stdout");
+        let names = "ACTIOND_ATTEMPT ACTIOND_ID ACTIOND_MARK ACTIOND_REPORT LANG OWN PATH PWD ";
+        assert_eq!(lines[0].replace("SHLVL ", "").replace("_ ", ""), names.replace("_ ", ""));
+        assert_eq!(lines[1], "0 1 2 3 4", "4 is the listing's own");
+        let mask = |line: &str| u64::from_str_radix(line, 16).unwrap();
+        assert_eq!(mask(&lines[2]), 0, "no signal is blocked");
+        // 32 and 33 are the C library's own and cannot be set.
+        assert_eq!(mask(&lines[3]) & !(3 << 31), 0, "no signal is ignored: {}", lines[3]);
+        assert_eq!(lines[4], "/");
+        assert_eq!(lines[5], lines[6], "it leads its own session");
+        let recorded: Vec<String> =
+            world.port.programs.lock().unwrap().iter().map(|program| program.pid.to_string()).collect();
+        assert_eq!(recorded, if world.adopt { vec![lines[6].clone()] } else { Vec::new() });
+        assert_eq!(lines[7], "4711 2 1");
+    }
 }
 
 #[tokio::test]
 async fn input_that_nobody_reads_and_floods_of_output_do_no_harm() {
-    let mut world = World::new();
-    world.metadata = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
-    assert!(matches!(world.sh("exit 0").await, Outcome::Succeeded { .. }));
-    assert!(matches!(world.sh("exec <&-; seq 1 100000").await, Outcome::Succeeded { .. }));
-    let lines = world.logs.read(ID, Some(2)).unwrap();
-    assert!(lines.iter().map(|line| line.len() + 1).sum::<usize>() <= 65 << 10);
-    let numbers = world.lines("stdout");
-    assert_eq!((numbers.first().unwrap().as_str(), numbers.last().unwrap().as_str()), ("1", "100000"));
-    assert!(world.lines("daemon")[0].ends_with("bytes left out here]"));
-    assert!(matches!(world.sh("wc -c").await, Outcome::Succeeded { .. }));
-    let count: usize = world.lines("stdout").last().unwrap().parse().unwrap();
-    assert!(count > 1 << 20, "{count}");
+    for mut world in World::both() {
+        world.metadata = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
+        assert!(matches!(world.sh("exit 0").await, Outcome::Succeeded { .. }));
+        assert!(matches!(world.sh("exec <&-; seq 1 100000").await, Outcome::Succeeded { .. }));
+        let lines = world.logs.read(ID, Some(2)).unwrap();
+        assert!(lines.iter().map(|line| line.len() + 1).sum::<usize>() <= 65 << 10);
+        let numbers = world.lines("stdout");
+        assert_eq!((numbers.first().unwrap().as_str(), numbers.last().unwrap().as_str()), ("1", "100000"));
+        assert!(world.lines("daemon")[0].ends_with("bytes left out here]"));
+        assert!(matches!(world.sh("wc -c").await, Outcome::Succeeded { .. }));
+        let count: usize = world.lines("stdout").last().unwrap().parse().unwrap();
+        assert!(count > 1 << 20, "{count}");
+    }
 }
 
 #[tokio::test]
 async fn closed_outputs_do_not_end_the_attempt() {
-    let world = World::new();
-    let script = r#"exec >&- 2>&-; sleep 0.2; echo '{"message": "late"}' >&3"#;
-    let late = Outcome::Succeeded { message: "late".to_owned(), result: None };
-    assert_eq!(world.sh(script).await, late);
+    for world in World::both() {
+        let script = r#"exec >&- 2>&-; sleep 0.2; echo '{"message": "late"}' >&3"#;
+        let late = Outcome::Succeeded { message: "late".to_owned(), result: None };
+        assert_eq!(world.sh(script).await, late);
+    }
 }
 
 #[tokio::test]
 async fn what_a_program_leaves_behind_is_ended() {
-    let world = World::new();
-    let began = Instant::now();
-    let script = "sleep 1000 & setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' & echo started";
-    assert!(matches!(world.sh(script).await, Outcome::Succeeded { .. }));
-    assert!(began.elapsed() < Duration::from_secs(10));
-    assert_eq!(world.lines("stdout"), ["started"]);
-    assert!(world.lines("daemon")[0].contains("sleep"), "{:?}", world.lines("daemon"));
+    for world in World::both() {
+        let began = Instant::now();
+        let script =
+            "sleep 1000 & setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' & echo started";
+        assert!(matches!(world.sh(script).await, Outcome::Succeeded { .. }));
+        assert!(began.elapsed() < Duration::from_secs(10));
+        assert_eq!(world.lines("stdout"), ["started"]);
+        assert!(world.lines("daemon")[0].contains("sleep"), "{:?}", world.lines("daemon"));
+    }
 }
 
 #[tokio::test]

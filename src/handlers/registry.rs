@@ -132,7 +132,7 @@ impl Registry {
 /// The list of handlers.
 fn handler(settings: &RouteSettings, around: &Surroundings) -> Result<Arc<dyn Handler>, Vec<String>> {
     match settings.handler.as_str() {
-        "exec" => Ok(Arc::new(Exec::new(&settings.own, around)?)),
+        "exec" => Ok(Arc::new(Exec::new(&settings.own, settings.recovery, around)?)),
         "noop" => Ok(Arc::new(Noop::new(&settings.own)?)),
         other => Err(vec![format!("use = {other:?} is no handler; there are \"exec\" and \"noop\"")]),
     }

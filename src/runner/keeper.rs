@@ -1,7 +1,7 @@
 //! The keeper: what a program is before it gets its go.
 //!
 //! The daemon starts this very binary as `actiond keeper --report FIFO --cwd DIR --open-files N -- PROGRAM
-//! ARGUMENT...`, with the environment that the program will have. It begins a session of its own and waits at its *gate* for one byte;
+//! ARGUMENT...`, with the environment and the session that the program will have. It waits at its *gate* for one byte;
 //! meanwhile the daemon makes its pid durable. Then it becomes the program by execve(2): the pid stays, so what
 //! is on disk is right before the program's first instruction. If the daemon dies first, the gate's other end
 //! dies with it, and the keeper ends without having started anything.
@@ -54,8 +54,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _ = writeln!(io::stderr(), "actiond keeper is started by the daemon only");
         return ExitCode::from(64);
     };
-    // Fails only for a leader of a process group, which a fresh child never is.
-    let _ = rustix::process::setsid();
     if !gate_opens() {
         return ExitCode::from(NEVER_STARTED);
     }

@@ -3,11 +3,16 @@
 //! A daemon may die between starting a program and making its pid durable. So programs are not only known by what
 //! the store says, but also by the mark that each of their processes carries in its environment. Called once at a
 //! start, before anything is claimed: until then no resource may be given to another action.
+//!
+//! A program that is started without a gate may even be on its way to its first instruction when the daemon dies. Until it
+//! executes its program it holds a copy of the store's lock, so no other daemon gets here; from then on it carries
+//! its mark, but for the moment in which the kernel has taken its old memory and not yet filled the new one. Such a
+//! process is waited for.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::proc::Process;
+use super::proc::{self, Process};
 use super::tree::{Search, describe};
 use crate::action::{ActionId, Program};
 
@@ -20,6 +25,27 @@ pub fn mark(store_id: &str, id: ActionId, attempt: u32) -> String {
     format!("{store_id}/{id}/{attempt}")
 }
 
+/// Longest wait for a process within execve(2); one that hides its command line and environment looks the same.
+const BECOMING_MAX: Duration = Duration::from_secs(5);
+
+/// Returns when the mark of every process can be read.
+fn await_becoming() {
+    let until = Instant::now() + BECOMING_MAX;
+    // What appears meanwhile was not started by a daemon that is dead.
+    let Ok(mut all) = proc::all() else { return };
+    loop {
+        all.retain(Process::is_becoming);
+        if all.is_empty() {
+            return;
+        }
+        if Instant::now() >= until {
+            tracing::warn!(processes = describe(&all), "the environment of a process cannot be read");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Ends all programs that carry this store's mark, or are `known` to belong to an action, with all their
 /// descendants: SIGTERM, after `patience_ms` SIGKILL. Returns the actions of which something is still alive
 /// 5 s after that, with what.
@@ -30,6 +56,7 @@ pub fn mark(store_id: &str, id: ActionId, attempt: u32) -> String {
 /// Blocks. Called once at a start, before anything is claimed.
 #[must_use]
 pub fn end_all(store_id: &str, known: &[(ActionId, Program)], patience_ms: u64) -> HashMap<ActionId, String> {
+    await_becoming();
     let search = Search { mark: format!("{store_id}/"), known: known.to_vec(), since_ticks: 0 };
     let survivors = match search.end(Duration::from_millis(patience_ms), None) {
         Ok(survivors) => survivors,

@@ -25,4 +25,5 @@ pub(crate) mod output;
 pub(crate) mod proc;
 pub(crate) mod program;
 pub(crate) mod report;
+pub(crate) mod spawn;
 pub(crate) mod tree;

@@ -52,21 +52,21 @@ pub(crate) fn none_of(mark: &str, since_ticks: impl FnOnce() -> io::Result<u64>)
         return Ok(true);
     }
     let since_ticks = since_ticks()?;
-    let store = mark.split_once('/').map_or(mark, |(store, _)| store);
     for orphan in orphans {
-        let Some(process) = Process::read(orphan)? else { continue };
-        if process.program.start_ticks < since_ticks {
-            continue;
-        }
-        // What another attempt's process has started is that attempt's.
-        let is_anothers = |carried: String| {
-            carried != mark && carried.strip_prefix(store).is_some_and(|rest| rest.starts_with('/'))
-        };
-        if !process.environment(MARK)?.is_some_and(is_anothers) {
+        if Process::read(orphan)?.is_some_and(|orphan| orphan.program.start_ticks >= since_ticks)
+            && !is_anothers(orphan, mark)?
+        {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether it carries the mark of another attempt: then what it has started is that attempt's too.
+fn is_anothers(orphan: u32, mark: &str) -> io::Result<bool> {
+    let Some(carried) = proc::environment(orphan, MARK)? else { return Ok(false) };
+    let store = mark.split_once('/').map_or(mark, |(store, _)| store);
+    Ok(carried != mark && carried.strip_prefix(store).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// The orphans that have not ended; the others are reaped.
@@ -107,12 +107,10 @@ mod tests {
         assert!(living().unwrap().contains(&orphan));
         let process = Process::read(orphan).unwrap().unwrap();
         assert_eq!(process.parent, std::process::id());
-        let ticks = process.program.start_ticks;
-        assert!(!none_of(&mark, || Ok(ticks)).unwrap());
-        let other = mark.replace("/7/1", "/8/1");
-        assert!(none_of(&other, || Ok(ticks)).unwrap(), "it carries another attempt's mark");
-        assert!(!none_of("other/8/1", || Ok(ticks)).unwrap(), "it carries a mark that says nothing");
-        assert!(none_of("other/8/1", || Ok(ticks + 1)).unwrap(), "it was there before");
+        assert!(!none_of(&mark, || Ok(process.program.start_ticks)).unwrap());
+        assert!(!is_anothers(orphan, &mark).unwrap());
+        assert!(is_anothers(orphan, &mark.replace("/7/1", "/8/1")).unwrap());
+        assert!(!is_anothers(orphan, "other/8/1").unwrap(), "another store's mark says nothing");
         assert!(proc::signal(process.program, rustix::process::Signal::KILL).unwrap());
         while living().unwrap().contains(&orphan) {
             std::thread::yield_now();

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -15,6 +15,9 @@ use crate::action::Program;
 
 /// How long what needs descriptors, processes or memory waits for them: others give them back when they end.
 pub(crate) const SHORTAGE_MAX: Duration = Duration::from_secs(30);
+
+/// Between two tries of what the host is short of.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longer environments are read this far; the mark is among the first entries that a keeper gets.
 const ENVIRON_BYTES_MAX: u64 = 4 << 20;
@@ -70,23 +73,40 @@ impl Process {
         }
     }
 
-    /// The value of an environment variable with which its program was started. None if it is not set, the
-    /// process is gone, or it belongs to somebody whose environment this process may not read.
-    /// An error only if this process is short of descriptors or memory: then it is not known.
-    pub(crate) fn environment(&self, name: &str) -> io::Result<Option<String>> {
-        let file = match File::open(format!("/proc/{}/environ", self.program.pid)) {
-            Err(error) if is_shortage(&error) => return Err(error),
-            Err(_) => return Ok(None),
-            Ok(file) => file,
+    /// Whether it leads a session and is within execve(2): it has left its old program, and nothing of the new one can
+    /// be read yet, not its environment either. Such a process may wait for a slow disk.
+    pub(crate) fn is_becoming(&self) -> bool {
+        let is_empty = |what: &str| {
+            let mut byte = [0];
+            File::open(format!("/proc/{}/{what}", self.program.pid))
+                .and_then(|mut file| file.read(&mut byte))
+                .is_ok_and(|length| length == 0)
         };
-        let mut bytes = Vec::new();
-        // What was read before an error counts: the process may end while it is looked at.
-        let _ = file.take(ENVIRON_BYTES_MAX).read_to_end(&mut bytes);
-        let entry = bytes
-            .split(|byte| *byte == 0)
-            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-        Ok(entry.and_then(|entry| String::from_utf8(entry.to_vec()).ok()))
+        self.session == self.program.pid && self.is_alive() && is_empty("cmdline") && is_empty("environ")
     }
+
+    /// See [`environment`].
+    pub(crate) fn environment(&self, name: &str) -> io::Result<Option<String>> {
+        environment(self.program.pid, name)
+    }
+}
+
+/// The value of an environment variable with which the program of a process was started. None if it is not set, the
+/// process is gone, or it belongs to somebody whose environment this process may not read.
+/// An error only if this process is short of descriptors or memory: then it is not known.
+pub(crate) fn environment(pid: u32, name: &str) -> io::Result<Option<String>> {
+    let file = match File::open(format!("/proc/{pid}/environ")) {
+        Err(error) if is_shortage(&error) => return Err(error),
+        Err(_) => return Ok(None),
+        Ok(file) => file,
+    };
+    let mut bytes = Vec::new();
+    // What was read before an error counts: the process may end while it is looked at.
+    let _ = file.take(ENVIRON_BYTES_MAX).read_to_end(&mut bytes);
+    let entry = bytes
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    Ok(entry.and_then(|entry| String::from_utf8(entry.to_vec()).ok()))
 }
 
 /// All processes that this process may see.
@@ -133,6 +153,17 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// Does it again while the host is short of what it takes, within a bound. Blocks.
+pub(crate) fn while_short<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + SHORTAGE_MAX;
+    loop {
+        match work() {
+            Err(error) if is_shortage(&error) && Instant::now() < until => std::thread::sleep(SHORTAGE_PAUSE),
+            done => return done,
+        }
+    }
+}
+
 /// Whether an error of reading below `/proc/PID` says that the process is gone.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
@@ -156,7 +187,7 @@ mod tests {
     #[test]
     fn own_process_is_found_with_its_environment() {
         let own = Process::read(std::process::id()).unwrap().unwrap();
-        assert!(own.is_alive());
+        assert!(own.is_alive() && !own.is_becoming());
         assert_eq!(own.environment("PATH").unwrap(), std::env::var("PATH").ok());
         assert_eq!(own.environment("PAT").unwrap(), None);
         assert!(all().unwrap().iter().any(|process| process.program == own.program));

@@ -5,165 +5,241 @@
 //!
 //! Used by `handlers::exec` only.
 
+use std::ffi::CString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::runtime::Handle;
 
 use super::keeper::GO;
 use super::leftovers::MARK;
-use super::orphans;
 use super::proc::{self, Process};
 use super::report::Reports;
+use super::spawn::{self, Child, Order, Place};
 use super::tree::Search;
+use super::{open_files, orphans};
 use crate::action::{ActionId, Program};
 use crate::crash_point::crash_point;
 
 /// Where programs are looked up by those that a program starts: the same on every host and for every user.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// An input of at most this size is in the pipe before the program is there: the least that a pipe holds (pipe(7)).
+const INPUT_AT_ONCE_MAX: usize = 4_096;
+
 /// What to start.
 pub(crate) struct Plan<'a> {
-    /// This very binary, which holds the program at its gate.
-    pub(crate) keeper: &'a Path,
+    /// This very binary, which holds the program at its gate. None starts it without one.
+    pub(crate) keeper: Option<&'a Path>,
     /// Program and arguments; never seen by a shell.
     pub(crate) argv: &'a [String],
     /// Beside what every program gets.
     pub(crate) env: &'a [(String, String)],
     pub(crate) cwd: &'a Path,
-    /// Directory of the attempt, made here with mode 0700.
-    pub(crate) dir: PathBuf,
+    /// The attempt's own place, made here: with a gate a directory with mode 0700, else only the reports' FIFO.
+    pub(crate) place: PathBuf,
     pub(crate) id: ActionId,
     pub(crate) attempt: u32,
     pub(crate) mark: &'a str,
+    /// What it finds on standard input.
+    pub(crate) input: &'a [u8],
 }
 
 /// A program at its gate, or past it.
 pub(crate) struct Started {
     pub(crate) leader: Leader,
-    pub(crate) stdin: Sender,
+    /// The program at its gate: to be made durable before [`go`]. None if there is no gate.
+    pub(crate) at_gate: Option<Program>,
+    /// None if the program has its whole input.
+    pub(crate) stdin: Option<Sender>,
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) reports: Reports,
-    pub(crate) dir: AttemptDir,
+    pub(crate) place: AttemptPlace,
 }
 
-/// The attempt's own directory; gone when dropped.
-pub(crate) struct AttemptDir(PathBuf);
+/// The attempt's own directory or FIFO; gone when dropped.
+pub(crate) struct AttemptPlace {
+    path: PathBuf,
+    fifo: PathBuf,
+}
+
+/// All that a start needs, owned.
+struct Prepared {
+    place: AttemptPlace,
+    order: Order,
+    /// Written before the program is there; none if it is handed over later.
+    input: Option<Vec<u8>>,
+    has_gate: bool,
+    id: ActionId,
+    mark: String,
+}
 
 /// The first process of an attempt, which leads its session and process group.
 pub(crate) struct Leader {
-    /// None once it was handed over to be waited for elsewhere.
-    child: Option<Child>,
+    child: Child,
     exit: AsyncFd<OwnedFd>,
-    pub(crate) program: Program,
-    search: Search,
-    is_reaped: bool,
+    id: ActionId,
+    mark: String,
+    /// Read when it is needed, if it has no gate: as long as it is not reaped it has its line in /proc.
+    program: Option<Program>,
 }
 
-/// Starts the keeper with everything that the program will have; it waits for [`go`]. If what this returns is
-/// dropped, the keeper ends unstarted. Needs a tokio runtime.
-pub(crate) fn start(plan: &Plan<'_>) -> io::Result<Started> {
+/// Starts a program with everything that it will have. With a gate it is the keeper as yet, and waits for [`go`]; if
+/// what this returns is dropped, it is killed. Needs a tokio runtime.
+///
+/// # Errors
+///
+/// Nothing was started. `Unsupported`: this program can be started on this host only behind a gate.
+pub(crate) async fn start(plan: &Plan<'_>) -> io::Result<Started> {
     // Before the first program is there, or what it leaves behind is given to somebody else.
     orphans::are_adopted();
-    let dir = AttemptDir::create(plan.dir.clone())?;
-    let fifo = dir.0.join("report");
-    let reports = Reports::create(&fifo)?;
-    let mut command = Command::new(plan.keeper);
-    command
-        .arg0("actiond")
-        .arg("keeper")
-        .arg("--report")
-        .arg(&fifo)
-        .arg("--cwd")
-        .arg(plan.cwd)
-        .arg("--open-files")
-        .arg(super::open_files::for_programs().to_string())
-        .arg("--")
-        .args(plan.argv)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("LANG", "C.UTF-8")
-        .envs(plan.env.iter().map(|(name, value)| (name, value)))
-        .env("ACTIOND_ID", plan.id.to_string())
-        .env("ACTIOND_ATTEMPT", plan.attempt.to_string())
-        .env("ACTIOND_REPORT", &fifo)
-        .env(MARK, plan.mark)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let (Some(stdin), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(io::Error::other("the program has no pipes"));
+    let fifo = if plan.keeper.is_some() { plan.place.join("report") } else { plan.place.clone() };
+    let place = AttemptPlace { path: plan.place.clone(), fifo };
+    let (program, argv, cwd) = command(plan, &place.fifo)?;
+    let order = Order { program, argv, env: environment(plan, &place.fifo)?, cwd, descriptors: Vec::new() };
+    // Behind the gate the input begins with the go, and is handed over later.
+    let input = plan.input.get(..INPUT_AT_ONCE_MAX.min(plan.input.len())).unwrap_or_default();
+    let input = (plan.keeper.is_none() && input.len() == plan.input.len()).then(|| input.to_vec());
+    let prepared = Prepared {
+        place,
+        order,
+        input,
+        has_gate: plan.keeper.is_some(),
+        id: plan.id,
+        mark: plan.mark.to_owned(),
     };
-    // From here on a failure drops `stdin`, and with it the gate: the keeper ends by itself.
-    let leader = Leader::new(child, plan)?;
-    Ok(Started {
-        leader,
-        stdin: Sender::from_owned_fd(stdin.into())?,
-        stdout: Receiver::from_owned_fd(stdout.into())?,
-        stderr: Receiver::from_owned_fd(stderr.into())?,
-        reports,
-        dir,
+    let runtime = Handle::current();
+    spawn::on_thread(move |thread| {
+        let _in_runtime = runtime.enter();
+        prepared.start(thread)
     })
+    .await
 }
 
-/// Opens the gate and gives the program its input. A program that does not read it, or not all, does no harm:
-/// the caller drops this when the program has ended.
-pub(crate) async fn go(mut stdin: Sender, input: &[u8]) {
-    // An error means that the program has closed its input or ended; its end tells the rest.
-    if stdin.write_all(&[GO]).await.is_ok() {
-        crash_point("program_released");
-        let _ = stdin.write_all(input).await;
+/// What is executed, its arguments, and the directory in which it begins.
+fn command(plan: &Plan<'_>, fifo: &Path) -> io::Result<(CString, Vec<CString>, Option<PathBuf>)> {
+    let words =
+        |words: &[String]| words.iter().map(|word| c_string(word.as_bytes())).collect::<io::Result<Vec<_>>>();
+    let own = words(plan.argv)?;
+    let Some(keeper) = plan.keeper else {
+        let program = own.first().cloned().ok_or_else(|| io::Error::other("no program is configured"))?;
+        return Ok((program, own, Some(plan.cwd.to_owned())));
+    };
+    let open_files = open_files::for_programs().to_string();
+    let before = ["actiond", "keeper", "--report"].map(String::from);
+    let mut argv = words(&before)?;
+    argv.push(c_string(fifo.as_os_str().as_bytes())?);
+    argv.push(c"--cwd".to_owned());
+    argv.push(c_string(plan.cwd.as_os_str().as_bytes())?);
+    argv.extend(words(&["--open-files".to_owned(), open_files, "--".to_owned()])?);
+    argv.extend(own);
+    Ok((c_string(keeper.as_os_str().as_bytes())?, argv, None))
+}
+
+fn environment(plan: &Plan<'_>, fifo: &Path) -> io::Result<Vec<CString>> {
+    let (id, attempt) = (plan.id.to_string(), plan.attempt.to_string());
+    let common = [("PATH", PATH), ("LANG", "C.UTF-8")].map(|(name, value)| (name, value.as_bytes()));
+    let configured = plan.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let own = [
+        ("ACTIOND_ID", id.as_bytes()),
+        ("ACTIOND_ATTEMPT", attempt.as_bytes()),
+        ("ACTIOND_REPORT", fifo.as_os_str().as_bytes()),
+        (MARK, plan.mark.as_bytes()),
+    ];
+    // A name that is configured takes the place of the common one.
+    let is_configured = |name: &str| plan.env.iter().any(|(configured, _)| configured == name);
+    let common = common.into_iter().filter(|(name, _)| !is_configured(name));
+    let all = common.chain(configured).chain(own);
+    all.map(|(name, value)| c_string(&[name.as_bytes(), b"=", value].concat())).collect()
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(io::Error::other)
+}
+
+impl Prepared {
+    /// On a thread that may block, within the runtime.
+    fn start(self, thread: &Place) -> io::Result<Started> {
+        let Self { place, mut order, input, has_gate, id, mark } = self;
+        place.make(has_gate)?;
+        // Open for reading too: so opening and writing never wait, and never fail, for want of a reader.
+        let both_ways = OFlags::RDWR | OFlags::CLOEXEC;
+        let reports = Reports::new(open(&place.fifo, both_ways | OFlags::NONBLOCK, Mode::empty())?)?;
+        let (its_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdout, its_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, its_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdout, stderr) = (Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?);
+        let stdin = match input {
+            Some(input) => {
+                // Fits into the empty pipe. What follows it is the end of file.
+                rustix::io::write(&stdin, &input)?;
+                None
+            }
+            None => Some(Sender::from_owned_fd(stdin)?),
+        };
+        order.descriptors.extend([its_stdin, its_stdout, its_stderr]);
+        if !has_gate {
+            // Of its own, as its writes shall wait when the pipe is full.
+            order.descriptors.push(open(&place.fifo, both_ways, Mode::empty())?);
+        }
+        let child = thread.spawn(&order)?;
+        if !has_gate {
+            crash_point("program_started_directly");
+            open_files::give_back(child.pid());
+        }
+        // The program may run by now: a shortage is waited for, as it must not be started a second time.
+        let exit = proc::while_short(|| watch(&child)).map_err(io::Error::other)?;
+        let program = if has_gate { Some(identity(&child)?) } else { None };
+        let leader = Leader { child, exit, id, mark, program };
+        Ok(Started { leader, at_gate: program, stdin, stdout, stderr, reports, place })
     }
+}
+
+/// Not reaped yet, so the pid is this child's.
+fn watch(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
+    let handle = pidfd_open(child.pid(), PidfdFlags::empty())?;
+    #[expect(
+        deprecated,
+        reason = "sound for an owned descriptor, which nothing closes before the AsyncFd does"
+    )]
+    AsyncFd::with_interest(handle, Interest::READABLE)
+}
+
+/// It has a line in /proc even if it has ended, until it is reaped.
+fn identity(child: &Child) -> io::Result<Program> {
+    let process = Process::read(child.number())?;
+    Ok(process.ok_or_else(|| io::Error::other("/proc does not show the program"))?.program)
+}
+
+/// Gives the program its input, behind a gate after it was opened. A program that does not read it, or not all, does no
+/// harm: the caller drops this when the program has ended.
+pub(crate) async fn go(stdin: Option<Sender>, has_gate: bool, input: &[u8]) {
+    let Some(mut stdin) = stdin else { return };
+    // An error means that the program has closed its input or ended; its end tells the rest.
+    if has_gate {
+        if stdin.write_all(&[GO]).await.is_err() {
+            return;
+        }
+        crash_point("program_released");
+    }
+    let _ = stdin.write_all(input).await;
 }
 
 impl Leader {
-    fn new(mut child: Child, plan: &Plan<'_>) -> io::Result<Self> {
-        match Self::watch(&child, plan) {
-            Ok((exit, program, search)) => {
-                Ok(Self { child: Some(child), exit, program, search, is_reaped: false })
-            }
-            Err(error) => {
-                // It waits at its gate, so it dies at once, and must not stay a zombie.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
-            }
-        }
-    }
-
-    fn watch(child: &Child, plan: &Plan<'_>) -> io::Result<(AsyncFd<OwnedFd>, Program, Search)> {
-        let pid = proc::pid(child.id()).ok_or_else(|| io::Error::other("the program has no pid"))?;
-        // Not reaped yet, so the pid is this child's, and it has a line in /proc even if it has ended.
-        let handle = pidfd_open(pid, PidfdFlags::empty())?;
-        let program = Process::read(child.id())?
-            .ok_or_else(|| io::Error::other("/proc does not show the program"))?
-            .program;
-        let search = Search {
-            mark: plan.mark.to_owned(),
-            known: vec![(plan.id, program)],
-            since_ticks: program.start_ticks,
-        };
-        #[expect(
-            deprecated,
-            reason = "sound for an owned descriptor, which nothing closes before the AsyncFd does"
-        )]
-        let exit = AsyncFd::with_interest(handle, Interest::READABLE)?;
-        Ok((exit, program, search))
-    }
-
     /// Resolves when the program has ended; it stays a zombie. Can be dropped and called again.
     pub(crate) async fn ended(&self) {
         // An error is only possible while the runtime shuts down: then nothing matters any more.
@@ -172,43 +248,34 @@ impl Leader {
 
     /// Ends everything of the attempt that is alive; see [`Search::end`]. Returns what could not be ended.
     pub(crate) async fn end_all(&self, patience: Duration) -> io::Result<Vec<Process>> {
-        let (search, group) = (self.search.clone(), self.program.pid);
+        let (search, group) = (self.search()?, self.child.number());
         let survivors = blocking(move || search.end(patience, Some(group))).await?;
         Ok(survivors.into_iter().map(|(_, process)| process).collect())
     }
 
     /// What is alive of the attempt after its program has ended.
     pub(crate) async fn left(&self) -> io::Result<Vec<Process>> {
-        if orphans::none_of(&self.search.mark, || Ok(self.search.since_ticks))? {
+        if orphans::none_of(&self.mark, || Ok(self.program()?.start_ticks))? {
             return Ok(Vec::new());
         }
-        let search = self.search.clone();
+        let search = self.search()?;
         let alive = blocking(move || search.find()).await?;
         Ok(alive.into_iter().map(|(_, process)| process).collect())
     }
 
     /// How the program ended; none if it has not. Only now may its pid be used again.
     pub(crate) fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
-        let Some(child) = &mut self.child else { return Ok(None) };
-        let status = child.try_wait()?;
-        self.is_reaped |= status.is_some();
-        Ok(status)
+        self.child.reap()
     }
-}
 
-impl Drop for Leader {
-    /// Reached unreaped only if the attempt's future was dropped or panicked, or the gate was never opened.
-    fn drop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        if self.is_reaped || matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        if let Some(group) = proc::pid(self.program.pid) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = child.kill();
-        // It may hang in the kernel: never wait for that here.
-        let _ = std::thread::Builder::new().name("reap".to_owned()).spawn(move || child.wait());
+    fn program(&self) -> io::Result<Program> {
+        self.program.map_or_else(|| identity(&self.child), Ok)
+    }
+
+    fn search(&self) -> io::Result<Search> {
+        let program = self.program()?;
+        let known = vec![(self.id, program)];
+        Ok(Search { mark: self.mark.clone(), known, since_ticks: program.start_ticks })
     }
 }
 
@@ -217,31 +284,46 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-impl AttemptDir {
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let mut builder = DirBuilder::new();
-        builder.mode(0o700);
-        if let Some(parent) = path.parent()
-            && !parent.is_dir()
-        {
-            DirBuilder::new().mode(0o700).recursive(true).create(parent)?;
-        }
-        match builder.create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Left by a run of the daemon that died; no attempt's number is ever used twice.
-                std::fs::remove_dir_all(&path)?;
-                builder.create(&path)?;
+impl AttemptPlace {
+    fn make(&self, has_directory: bool) -> io::Result<()> {
+        match self.try_make(has_directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = self.path.parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().mode(0o700).recursive(true).create(parent)?;
             }
-            other => other?,
+            // Left by a run of the daemon that died; no attempt's number is ever used twice.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.remove()?,
+            made => return made,
         }
-        Ok(Self(path))
+        self.try_make(has_directory)
+    }
+
+    fn try_make(&self, has_directory: bool) -> io::Result<()> {
+        if has_directory {
+            DirBuilder::new().mode(0o700).create(&self.path)?;
+        }
+        Ok(mknodat(CWD, &self.fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        if self.fifo == self.path {
+            return std::fs::remove_file(&self.path);
+        }
+        // Nearly always nothing else is in it.
+        if std::fs::remove_file(&self.fifo).is_ok() && std::fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&self.path)
     }
 }
 
-impl Drop for AttemptDir {
+impl Drop for AttemptPlace {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, "cannot remove the directory of an attempt");
+        match self.remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "cannot remove the directory of an attempt");
+            }
+            _ => {}
         }
     }
 }
@@ -263,12 +345,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directory_of_an_attempt_goes_with_it() {
+    fn place_of_an_attempt_goes_with_it() {
         let home = tempfile::tempdir().unwrap();
-        let dir = AttemptDir::create(home.path().join("attempts/7.1")).unwrap();
-        std::fs::write(home.path().join("attempts/7.1/x"), "").unwrap();
-        drop(dir);
-        assert!(!home.path().join("attempts/7.1").exists());
+        let path = home.path().join("attempts/7.1");
+        for has_directory in [true, false] {
+            let fifo = if has_directory { path.join("report") } else { path.clone() };
+            let place = AttemptPlace { path: path.clone(), fifo };
+            place.make(has_directory).unwrap();
+            place.make(has_directory).unwrap();
+            assert!(place.fifo.exists());
+            if has_directory {
+                std::fs::write(path.join("x"), "").unwrap();
+            }
+            drop(place);
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -6,12 +6,11 @@
 //! line goes to the action's log and has no other effect.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::net::unix::pipe::{OpenOptions, Receiver};
+use tokio::net::unix::pipe::Receiver;
 
 use super::output::Lines;
 use crate::action::JsonText;
@@ -49,10 +48,9 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Makes the FIFO and opens it. Needs a tokio runtime.
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-        let pipe = OpenOptions::new().read_write(true).open_receiver(path)?;
+    /// Of a FIFO that is open for reading and writing, and without waiting. Needs a tokio runtime.
+    pub(crate) fn new(fifo: OwnedFd) -> io::Result<Self> {
+        let pipe = Receiver::from_owned_fd_unchecked(fifo)?;
         Ok(Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: vec![0; READ_BYTES] })
     }
 
@@ -260,9 +258,18 @@ mod tests {
     #[tokio::test]
     async fn lines_are_read_from_the_fifo_in_order_and_there_is_no_end_of_file() {
         use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("report");
-        let mut reports = Reports::create(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        let fifo = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+            .open(&path)
+            .unwrap();
+        let mut reports = Reports::new(fifo.into()).unwrap();
         assert_eq!(reports.take().unwrap(), None);
         let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         writer.write_all(b"{\"message\": \"one\"}\n{\"mess").unwrap();

@@ -18,9 +18,6 @@ use crate::action::{ActionId, Program};
 /// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two looks for which the host is short of something.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
-
 /// What to look for.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
@@ -36,15 +33,7 @@ impl Search {
     /// All that is alive, each with its action. This process itself never belongs to it. While the host is short
     /// of what looking takes, it waits: an action whose processes cannot be looked for would have to be held.
     pub(crate) fn find(&self) -> io::Result<Vec<(ActionId, Process)>> {
-        let until = Instant::now() + proc::SHORTAGE_MAX;
-        loop {
-            match self.look() {
-                Err(error) if proc::is_shortage(&error) && Instant::now() < until => {
-                    std::thread::sleep(SHORTAGE_PAUSE);
-                }
-                found => return found,
-            }
-        }
+        proc::while_short(|| self.look())
     }
 
     fn look(&self) -> io::Result<Vec<(ActionId, Process)>> {

@@ -6,6 +6,8 @@ use crate::common::{is_alive, processes_of, spec, state};
 
 /// Programs end quickly here, so that a test that fails does so for its own reason.
 const BRISK: &str = "[shutdown]\ngrace = \"0s\"\nkill_grace = \"200ms\"\n";
+/// Without gate and keeper.
+const DIRECT: &str = "adopt = false\nrecovery = \"rerun\"";
 /// Many at once.
 const QUEUE: &str = "[[queue]]\nname = \"default\"\nconcurrency = 24\n";
 
@@ -41,17 +43,21 @@ fn end_of_a_program_is_learnt_although_the_daemon_was_started_with_sigchld_ignor
 #[test]
 fn programs_wait_for_descriptors_that_running_ones_give_back() {
     let home = Home::new();
-    let program = home.script("program", "sleep 0.2");
-    let home =
-        home.with_tables(&(BRISK.to_owned() + QUEUE + &exec("program", &program, "exclusive = false")));
+    let program = home.script("program", "sleep 0.2; echo $ACTIOND_ID >> $HOME_DIR/ran");
+    let handler = exec("program", &program, "exclusive = false");
+    let direct = exec("direct", &program, &format!("exclusive = false\n{DIRECT}"));
+    let home = home.with_tables(&(BRISK.to_owned() + QUEUE + &handler + &direct));
     // Far too few for as many programs as the queue may run at once.
     let start = Start { wrapper: &["prlimit", "--nofile=64:64"], ..Start::default() };
     let daemon = Daemon::start_as(&home, &start).expect("a daemon");
-    let ids: Vec<u64> = (0..24).map(|at| daemon.accepted(&spec("program", at))).collect();
-    for id in ids {
-        let action = daemon.finished(id);
-        assert_eq!(state(&action), "succeeded", "{action}");
+    for kind in ["program", "direct"] {
+        let ids: Vec<u64> = (0..24).map(|at| daemon.accepted(&spec(kind, at))).collect();
+        for id in ids {
+            let action = daemon.finished(id);
+            assert_eq!(state(&action), "succeeded", "{action}");
+        }
     }
+    assert_eq!(home.lines("ran").len(), 48, "each was started once");
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid()));
     assert_eq!(children.unwrap_or_default(), "", "nothing is left unreaped");
 }
@@ -125,4 +131,44 @@ fn probe_that_hangs_is_ended_with_the_programs_of_a_killed_daemon() {
     let second: u32 = home.await_lines("probes", 2)[1].parse().expect("a pid");
     daemon.stop();
     assert!(!is_alive(second), "a probe of the stopped daemon lives on");
+}
+
+#[test]
+fn directly_started_program_costs_two_changes_and_has_what_the_contract_says() {
+    let home = Home::new();
+    let body = r#"read -r action; echo "$ACTIOND_ID"; ls /proc/self/fd | tr '\n' ' '; echo
+        pwd; ulimit -S -n; echo '{"message": "done"}' >&3"#;
+    let program = home.script("program", body);
+    let settings = format!("{DIRECT}\ncwd = \"/usr\"");
+    let home = home.with_tables(&(BRISK.to_owned() + &exec("direct", &program, &settings)));
+    // A descriptor that the daemon inherits and does not know of, and a limit that it raises for itself.
+    let shell = "ulimit -S -n 256; exec \"$0\" \"$@\" 9< /etc/passwd";
+    let start = Start { wrapper: &["sh", "-c", shell], ..Start::default() };
+    let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+    let id = daemon.accepted(&spec("direct", 1));
+    let action = daemon.finished(id);
+    assert_eq!((state(&action), &action["finished_message"]), ("succeeded", &"done".into()), "{action}");
+    // Accepted, claimed, finished.
+    assert_eq!(action["version"], 3, "{action}");
+    let log = daemon.ask("GET", &format!("/v1/actions/{id}/log"), None).text();
+    for line in [&id.to_string(), "0 1 2 3 4 ", "/usr", "256"] {
+        assert!(log.contains(&format!("\"line\":\"{line}\"")), "{line} is not in {log}");
+    }
+    let left = std::fs::read_dir(home.store().join("attempts")).expect("the directory of attempts");
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn configuration_that_would_run_a_program_blindly_again_is_refused() {
+    let home = Home::new();
+    let program = home.script("program", "");
+    let home = home.with_tables(&exec("direct", &program, "adopt = false\nrecovery = \"hold\""));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_actiond"))
+        .args(["check-config", "--config"])
+        .arg(home.config())
+        .output()
+        .expect("check-config");
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("adopt = false needs recovery = \"rerun\""), "{said}");
 }

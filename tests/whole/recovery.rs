@@ -112,10 +112,8 @@ fn probe_asks_the_world_first() {
     }
 }
 
-#[test]
-fn program_that_outlived_the_daemon_is_ended_with_its_descendants_before_its_resource_is_free() {
-    let home = home_of(
-        r#"
+/// Leaves processes of every kind behind; from the second attempt on it looks whether one of them is still there.
+const LEAVES_MUCH: &str = r#"
 read -r action
 if [ "$ACTIOND_ATTEMPT" -gt 1 ]; then
     # What the first attempt left must be gone by now.
@@ -133,9 +131,10 @@ while [ "$(wc -l < "$HOME_DIR/pids")" -lt 5 ]; do :; done
 echo "$ACTIOND_ATTEMPT $$" >> "$HOME_DIR/began"
 wait
 sleep 1000
-"#,
-        "recovery = \"rerun\"",
-    );
+"#;
+
+fn ends_what_outlived_the_daemon(settings: &str) {
+    let home = home_of(LEAVES_MUCH, settings);
     let (daemon, id) = interrupted(&home);
     let action = daemon.finished(id);
     assert_eq!(state(&action), "succeeded", "{action}");
@@ -145,6 +144,16 @@ sleep 1000
     }
     let left = crate::common::processes_of(&home, daemon.pid());
     assert!(left.is_empty(), "a keeper or program is left: {left:?}");
+}
+
+#[test]
+fn program_that_outlived_the_daemon_is_ended_with_its_descendants_before_its_resource_is_free() {
+    ends_what_outlived_the_daemon("recovery = \"rerun\"");
+}
+
+#[test]
+fn directly_started_program_that_outlived_the_daemon_is_ended_just_so() {
+    ends_what_outlived_the_daemon("recovery = \"rerun\"\nadopt = false");
 }
 
 #[test]
@@ -302,12 +311,17 @@ fn crash_at(name: &str, pass: u64) {
         "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\n\
          while [ -e \"$HOME_DIR/block\" ]; do sleep 0.01; done",
     );
-    let tables = format!("{}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
+    let direct = exec("direct", &program, "recovery = \"rerun\"\nadopt = false");
+    let tables = format!("{}{direct}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
     let home = home.configure(SMALL_STORE, &tables);
     let padding = "x".repeat(20_000);
     let lines: Vec<String> = (0..200)
         .map(|number: u64| {
-            let kind = if number % 20 == 7 { "deploy" } else { "restart" };
+            let kind = match number % 20 {
+                7 => "deploy",
+                13 => "direct",
+                _ => "restart",
+            };
             let line = with(spec(kind, number % 20), "metadata", json!({"padding": padding}));
             with(line, "idempotency_key", format!("n{number}")).to_string()
         })

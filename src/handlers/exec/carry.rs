@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::{Exec, input};
-use crate::action::{JsonText, Outcome, ProbeAnswer};
+use crate::action::{JsonText, Outcome, ProbeAnswer, Recovery};
 use crate::crash_point::crash_point;
 use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::logs::Stream;
@@ -60,7 +60,10 @@ pub(super) async fn outcome(exec: &Exec, attempt: &Attempt) -> Outcome {
     let (end, said) = match run(exec, &exec.program, "", attempt).await {
         Ok(ended) => ended,
         Err(error) => {
-            let message = format!("cannot start {path}: {error}");
+            // One in words says what could not be done, the kernel's only why.
+            let is_in_words = error.get_ref().is_some();
+            let message =
+                if is_in_words { error.to_string() } else { format!("cannot start {path}: {error}") };
             return Outcome::Failed { message, result: None, retryable: is_shortage(&error) };
         }
     };
@@ -108,32 +111,38 @@ pub(super) async fn probe(exec: &Exec, argv: &[String], attempt: &Attempt) -> Pr
 async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> io::Result<(End, Said)> {
     let action = &attempt.action;
     let input = input::json(action)?;
+    // Whether it is known to run matters only where it would not simply be run again.
+    let is_direct = !exec.adopt && suffix.is_empty() && action.body.recovery == Recovery::Rerun;
     let plan = Plan {
-        keeper: &exec.keeper,
+        keeper: (!is_direct).then_some(&exec.keeper),
         argv,
         env: &exec.env,
         cwd: &exec.cwd,
-        dir: exec.attempts_dir.join(format!("{}.{}{suffix}", action.id, action.status.attempt)),
+        place: exec.attempts_dir.join(format!("{}.{}{suffix}", action.id, action.status.attempt)),
         id: action.id,
         attempt: action.status.attempt,
         mark: &attempt.mark,
+        input: &input,
     };
-    let Started { mut leader, stdin, stdout, stderr, reports, dir } = match start(&plan, attempt).await? {
+    let started = match start(plan, &exec.keeper, attempt).await? {
         Ok(started) => started,
         Err(reason) => return Ok((End::Stopped(reason), Said::default())),
     };
-    crash_point("program_spawned");
-    if attempt.program_started(leader.program).await.is_err() {
-        // The gate closes: the program is never started.
-        drop(stdin);
-        leader.ended().await;
-        let _ = leader.reap()?;
-        return Ok((End::NotRecorded, Said::default()));
+    let Started { mut leader, at_gate, stdin, stdout, stderr, reports, place } = started;
+    if let Some(program) = at_gate {
+        crash_point("program_spawned");
+        if attempt.program_started(program).await.is_err() {
+            // The gate closes: the program is never started.
+            drop(stdin);
+            leader.ended().await;
+            let _ = leader.reap()?;
+            return Ok((End::NotRecorded, Said::default()));
+        }
+        crash_point("program_recorded");
     }
-    crash_point("program_recorded");
     let (over, ended) = watch::channel(false);
     let (cannot_record, not_recorded) = oneshot::channel();
-    let feed = until(ended.clone(), program::go(stdin, &input));
+    let feed = until(ended.clone(), program::go(stdin, at_gate.is_some(), &input));
     let talk = async {
         let out = copy(stdout, Stream::Stdout, &attempt.log, ended.clone());
         let err = copy(stderr, Stream::Stderr, &attempt.log, ended.clone());
@@ -150,18 +159,26 @@ async fn run(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> i
     };
     let (end, said) = tokio::join!(life, talk);
     crash_point("program_ended");
-    drop(dir);
+    drop(place);
     Ok((end, said))
 }
 
-/// Starts the program behind its gate. While the host is short of something that running programs give back when
-/// they end, it waits for that: an action does not fail because others run. Or the reason to stop meanwhile.
-async fn start(plan: &Plan<'_>, attempt: &Attempt) -> io::Result<Result<Started, StopReason>> {
+/// Starts the program, behind its gate if it has one. While the host is short of something that running programs give
+/// back when they end, it waits for that: an action does not fail because others run. Or the reason to stop meanwhile.
+async fn start<'a>(
+    mut plan: Plan<'a>,
+    keeper: &'a Path,
+    attempt: &Attempt,
+) -> io::Result<Result<Started, StopReason>> {
     let until = Instant::now() + SHORTAGE_MAX;
     loop {
-        match program::start(plan) {
+        match program::start(&plan).await {
             Err(error) if is_shortage(&error) && Instant::now() < until => {
                 tracing::debug!(action_id = plan.id.0, %error, "cannot start a program yet");
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported && plan.keeper.is_none() => {
+                plan.keeper = Some(keeper);
+                continue;
             }
             started => return started.map(Ok),
         }

@@ -6,6 +6,11 @@
 //! Whether its effect may be repeated is for the program's author to say, with `recovery` and `probe`.
 //!
 //! A program has to stay in the foreground: when it has ended, what it left behind is ended too.
+//!
+//! It is started behind a gate (`runner::keeper`): what it is becomes durable before its first instruction. With
+//! `adopt = false` it is started directly, with neither that record nor the process in between: short programs run at more
+//! than twice the rate. After a crash of the daemon such a program is known by its mark alone, and it is always run
+//! again; so this is only for handlers with `recovery = "rerun"`.
 
 mod carry;
 mod input;
@@ -18,7 +23,7 @@ use tokio::sync::watch;
 
 use super::registry::Surroundings;
 use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program};
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery};
 use crate::runner::logs::LogWriter;
 
 /// A probe that has not answered by then knows nothing.
@@ -36,15 +41,21 @@ pub struct Exec {
     kill_grace: Duration,
     keeper: PathBuf,
     attempts_dir: PathBuf,
+    adopt: bool,
 }
 
 impl Exec {
-    /// Reads the handler's own keys of its `[[handler]]` table: `program`, `env`, `cwd`, `probe`, `kill_grace`.
+    /// Reads the handler's own keys of its `[[handler]]` table: `program`, `env`, `cwd`, `probe`, `kill_grace`,
+    /// `adopt`. `recovery` is what that table says, if it says anything.
     ///
     /// # Errors
     ///
     /// One sentence per problem, each naming the key.
-    pub fn new(own: &toml::Table, around: &Surroundings) -> Result<Self, Vec<String>> {
+    pub fn new(
+        own: &toml::Table,
+        recovery: Option<Recovery>,
+        around: &Surroundings,
+    ) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         let mut exec = Self {
             program: Vec::new(),
@@ -54,6 +65,7 @@ impl Exec {
             kill_grace: Duration::from_millis(around.kill_grace_ms),
             keeper: around.keeper.clone(),
             attempts_dir: around.attempts_dir.clone(),
+            adopt: true,
         };
         if !own.contains_key("program") {
             problems.push("program is missing: the path of the program and its arguments".to_owned());
@@ -65,9 +77,19 @@ impl Exec {
                 "env" => environment(value).map(|env| exec.env = env),
                 "cwd" => directory(value).map(|cwd| exec.cwd = cwd),
                 "kill_grace" => duration(value).map(|grace| exec.kill_grace = grace),
+                "adopt" => {
+                    value.as_bool().ok_or("must be true or false".to_owned()).map(|adopt| exec.adopt = adopt)
+                }
                 _ => Err("is not a key of exec".to_owned()),
             };
             problems.extend(read.err().map(|problem| format!("{key} {problem}")));
+        }
+        if !exec.adopt && recovery != Some(Recovery::Rerun) {
+            problems.push(
+                "adopt = false needs recovery = \"rerun\" in the same table: it is not recorded which program was \
+                 started, so after a crash it is always run again"
+                    .to_owned(),
+            );
         }
         if problems.is_empty() { Ok(exec) } else { Err(problems) }
     }
@@ -175,13 +197,18 @@ mod tests {
     use super::*;
 
     fn new(own: &str) -> Result<Exec, Vec<String>> {
+        with_recovery(own, None)
+    }
+
+    fn with_recovery(own: &str, recovery: Option<Recovery>) -> Result<Exec, Vec<String>> {
         let around = Surroundings { attempts_dir: "/a".into(), keeper: "/k".into(), kill_grace_ms: 10_000 };
-        Exec::new(&own.parse().unwrap(), &around)
+        Exec::new(&own.parse().unwrap(), recovery, &around)
     }
 
     #[test]
     fn settings_are_read_with_their_defaults() {
         let exec = new(r#"program = ["/bin/true"]"#).unwrap();
+        assert!(exec.adopt);
         assert_eq!((exec.cwd.to_str(), exec.kill_grace), (Some("/"), Duration::from_secs(10)));
         let own = r#"program = ["/p", "-x"]
             probe = ["/q"]
@@ -199,12 +226,27 @@ mod tests {
             cwd = "here"
             probe = []
             kill_grace = 3
+            adopt = 1
             shell = true"#;
         let Err(problems) = new(own) else { panic!("accepted") };
-        for key in ["program ", "env ", "cwd ", "probe ", "kill_grace ", "shell "] {
+        for key in ["program ", "env ", "cwd ", "probe ", "kill_grace ", "adopt ", "shell "] {
             assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key}: {problems:?}");
         }
         assert!(new(r#"program = ["true"]"#).is_err());
         assert!(new("program = [1]").is_err());
+    }
+
+    #[test]
+    fn only_what_is_run_again_anyway_may_go_without_its_gate() {
+        let own = r#"program = ["/bin/true"]
+            adopt = false"#;
+        assert!(!with_recovery(own, Some(Recovery::Rerun)).unwrap().adopt);
+        for recovery in [None].into_iter().chain(Recovery::ALL.map(Some)) {
+            let problems = with_recovery(own, recovery).err();
+            assert_eq!(problems.is_none(), recovery == Some(Recovery::Rerun), "{recovery:?}");
+            let told =
+                |problems: Vec<String>| problems[0].starts_with("adopt = false needs recovery = \"rerun\"");
+            assert!(problems.is_none_or(told));
+        }
     }
 }
