@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use listenfd::ListenFd;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::clock;
 use crate::config::Config;
@@ -55,13 +55,32 @@ pub fn run(config: Config, config_file: Option<PathBuf>) -> u8 {
     let passed = ListenFd::from_env();
     logging::init(&config.log);
     match start(config, config_file, passed) {
-        Ok((runtime, running)) => {
-            let code = runtime.block_on(running.serve());
+        Ok((Runtimes { faces, attempts }, running)) => {
+            let code = faces.block_on(running.serve());
             // What still blocks on the disk must not keep a daemon that has closed its store.
-            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            attempts.shutdown_timeout(std::time::Duration::from_millis(200));
+            faces.shutdown_background();
             code
         }
         Err(Stopped(code)) => code,
+    }
+}
+
+/// Who carries what: everybody who talks to the daemon is served by its main thread, beside which the engine has
+/// one of its own; a request is then handed over once to the engine and once back, and no worker is woken to look
+/// for work. Attempts have threads apart, so that none can hold up an answer.
+struct Runtimes {
+    faces: Runtime,
+    attempts: Runtime,
+}
+
+impl Runtimes {
+    fn start() -> std::io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        Ok(Self {
+            faces: Builder::new_current_thread().enable_all().build()?,
+            attempts: Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
+        })
     }
 }
 
@@ -83,7 +102,7 @@ fn start(
     config: Config,
     config_file: Option<PathBuf>,
     passed: ListenFd,
-) -> Result<(Runtime, Running), Stopped> {
+) -> Result<(Runtimes, Running), Stopped> {
     // Not an error either way, but who wonders about a missing handler looks here first.
     let file = config.file.display();
     if config.file.exists() {
@@ -111,11 +130,7 @@ fn start(
         Stopped::because(code, "the store's directory cannot be used", &error)
     })?;
     let io = |error: &std::io::Error| Stopped::because(exit::STORE, "the start failed", error);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
-        .enable_all()
-        .build()
-        .map_err(|error| io(&error))?;
+    let runtimes = Runtimes::start().map_err(|error| io(&error))?;
     // Never resolved to a path: in a child that has not executed anything yet this is the daemon's own binary,
     // also after an upgrade has replaced or removed the file.
     let keeper = PathBuf::from("/proc/self/exe");
@@ -133,13 +148,14 @@ fn start(
         tracing::warn!(action_id = death.id.0, attempt = death.attempt, "an attempt took the daemon down");
     }
     let Started { engine, store_id, programs, begin } = {
-        let _in_runtime = runtime.enter();
+        let _in_runtime = runtimes.attempts.enter();
         engine::start(engine::Start {
             store: settings::store(&config),
             settings: settings::engine(&config),
             registry: Arc::new(registry),
             logs: logs.clone(),
-            runtime: runtime.handle().clone(),
+            runtime: runtimes.attempts.handle().clone(),
+            faces: runtimes.faces.handle().clone(),
             clock: clock::now,
             own_uid: rustix::process::geteuid().as_raw(),
             death,
@@ -156,7 +172,7 @@ fn start(
         .map_err(|error| Stopped::because(exit::UNAVAILABLE, "the daemon cannot be reached", &error))?;
     words.arm().map_err(|error| io(&error))?;
     let (thread, fatal) = {
-        let _in_runtime = runtime.enter();
+        let _in_runtime = runtimes.attempts.enter();
         begin.run(&survivors).map_err(|error| Stopped::store(&error))?
     };
     // Recovery's decision is durable: those words have been heard.
@@ -166,5 +182,5 @@ fn start(
     // The thread's end is told through `fatal`.
     drop(thread);
     let running = Running { config, config_file, keeper: around.keeper, engine, logs, doors, fatal, signals };
-    Ok((runtime, running))
+    Ok((runtimes, running))
 }

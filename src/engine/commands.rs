@@ -95,7 +95,7 @@ impl Core {
         let action = self.change(action, Event::Cancel, |status| status.cancel = Some(request))?;
         if let Some(live) = self.live.get(&id) {
             let stop = live.stop.clone();
-            self.answer(move || worker::stop(&stop, StopReason::Cancel));
+            self.then(move || worker::stop(&stop, StopReason::Cancel));
             return Ok(action);
         }
         // Nothing of it runs: an interrupted attempt whose effect is being looked for.

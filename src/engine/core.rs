@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use super::answers::{Answer, Answers};
 use super::outcome::{end_attempt, excerpt};
 use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
@@ -45,7 +46,8 @@ pub(super) struct Live {
 
 /// What is done once the turn is durable.
 pub(super) enum After {
-    Answer(Box<dyn FnOnce() + Send>),
+    /// Whatever must not be late, done by the engine's thread itself.
+    Do(Box<dyn FnOnce() + Send>),
     Start(Arc<Action>, Arc<dyn Handler>),
     Probe(Arc<Action>, Arc<dyn Handler>),
     Changed(Change),
@@ -65,6 +67,9 @@ pub(super) struct Core {
     pub own_uid: u32,
     pub live: HashMap<ActionId, Live>,
     pub after: Vec<After>,
+    /// To the faces, once the turn is durable.
+    pub turn_answers: Vec<Answer>,
+    pub answers: Answers,
     pub by_state: [u64; 14],
     pub accepted: u64,
     pub recovered: u64,
@@ -187,7 +192,7 @@ impl Core {
         self.more_to_expire = expired.len() >= EXPIRED_PER_ROUND;
         if !expired.is_empty() {
             let (logs, runtime) = (self.logs.clone(), self.runtime.clone());
-            self.answer(move || {
+            self.then(move || {
                 runtime.spawn_blocking(move || expired.into_iter().for_each(|id| logs.remove(id)));
             });
         }
@@ -215,9 +220,10 @@ impl Core {
         self.store.commit()?;
         crash_point("turn_committed");
         self.show_status();
+        self.answers.give(std::mem::take(&mut self.turn_answers));
         for effect in std::mem::take(&mut self.after) {
             match effect {
-                After::Answer(answer) => answer(),
+                After::Do(effect) => effect(),
                 After::Start(action, handler) => worker::spawn(self, &action, handler),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
@@ -322,8 +328,14 @@ impl Core {
         self.scheduler.step(now, input, &mut Vec::new());
     }
 
+    /// Answers a face once the turn is durable.
     pub fn answer(&mut self, answer: impl FnOnce() + Send + 'static) {
-        self.after.push(After::Answer(Box::new(answer)));
+        self.turn_answers.push(Box::new(answer));
+    }
+
+    /// Does something else once the turn is durable; it must not block.
+    pub fn then(&mut self, effect: impl FnOnce() + Send + 'static) {
+        self.after.push(After::Do(Box::new(effect)));
     }
 
     fn tell(&self, change: Change) {

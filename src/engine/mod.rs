@@ -13,6 +13,7 @@
 //!
 //! [`Engine`] is the handle the faces use; reads go straight to the store's reader.
 
+mod answers;
 mod commands;
 mod core;
 mod explain;

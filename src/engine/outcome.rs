@@ -118,7 +118,7 @@ impl Core {
                     }
                     None => Err(NotRecorded::Stopping),
                 };
-                self.answer(move || _ = reply.send(noted));
+                self.then(move || _ = reply.send(noted));
             }
             Said::Checkpoint(checkpoint, reply) => {
                 let (bytes, limit) = (checkpoint.as_str().len(), self.settings.result_bytes_max);
@@ -130,7 +130,7 @@ impl Core {
                     }
                     None => Err(NotRecorded::Stopping),
                 };
-                self.answer(move || _ = reply.send(noted));
+                self.then(move || _ = reply.send(noted));
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::answers::Answers;
 use super::core::Core;
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
@@ -31,7 +32,10 @@ pub struct Start {
     pub settings: Settings,
     pub registry: Arc<Registry>,
     pub logs: Logs,
+    /// Where attempts run.
     pub runtime: Handle,
+    /// Where the faces run, which wait for answers.
+    pub faces: Handle,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
     /// The uid the daemon runs as; it may do everything, like root.
@@ -64,7 +68,7 @@ pub struct Begin {
 ///
 /// Whatever the store says; nothing was started then.
 pub fn start(start: Start) -> Result<Started, StoreError> {
-    let Start { store, settings, registry, logs, runtime, clock, own_uid, death } = start;
+    let Start { store, settings, registry, logs, runtime, faces, clock, own_uid, death } = start;
     let mut found = Found::new(&settings);
     let opened = Store::open(&store, clock(), &mut found)?;
     let (inbox, requests) = channel();
@@ -98,6 +102,8 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         own_uid,
         live: HashMap::new(),
         after: Vec::new(),
+        turn_answers: Vec::new(),
+        answers: Answers::on(&faces),
         by_state,
         accepted: 0,
         recovered: interrupted.len() as u64,

@@ -82,6 +82,7 @@ fn open_under(dir: &Path, clock: fn() -> Timestamp) -> Engine {
         registry: registry(),
         logs: Logs::new(dir.join("logs"), 1 << 16),
         runtime: tokio::runtime::Handle::current(),
+        faces: tokio::runtime::Handle::current(),
         clock,
         own_uid: 999,
         death: None,
