@@ -17,16 +17,20 @@
 //! Started by the daemon; knows the engine and the logs, and of the store only its errors and its health.
 
 mod actions;
+mod chunks;
 mod commands;
 mod convert;
 mod depth;
 mod digest;
+mod direct;
 mod events;
+mod head;
 mod log;
 mod metrics;
 mod openapi;
 mod page;
 mod parse;
+mod patience;
 mod problem;
 mod query;
 mod reply;
@@ -39,6 +43,7 @@ mod time;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -65,6 +70,13 @@ pub struct Settings {
     pub details: bool,
     /// Names under which the TCP door may be addressed (`Host`), beside localhost, 127.0.0.1 and `[::1]`.
     pub hosts: Vec<String>,
+}
+
+impl Settings {
+    /// Longest pause in a body.
+    fn pause(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
 }
 
 /// What the routes need; one for both doors.

@@ -22,7 +22,7 @@ use super::problem::{Problem, Word};
 /// How much of a body that is too large is read and dropped, so that its sender can read the refusal.
 const DROPPED_BYTES_MAX: usize = 64 << 20;
 /// A whole object has this many pauses' time to arrive.
-const PAUSES_MAX: u32 = 6;
+pub(super) const PAUSES_MAX: u32 = 6;
 
 pub(super) type Reply = Response<Body>;
 
@@ -146,7 +146,7 @@ pub(super) async fn next_piece(body: &mut Incoming, pause: Duration) -> Result<O
     }
 }
 
-fn paused(limit: Duration) -> Problem {
+pub(super) fn paused(limit: Duration) -> Problem {
     Problem::new(Word::RequestTimeout, format!("the body did not arrive within {} ms", limit.as_millis()))
 }
 
@@ -168,7 +168,12 @@ async fn too_large(body: &mut Incoming, bytes_max: usize) -> Problem {
 /// if it says nothing.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    without_parameters(value).to_ascii_lowercase()
+}
+
+/// The media type itself.
+pub(super) fn without_parameters(value: &str) -> &str {
+    value.split(';').next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

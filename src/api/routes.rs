@@ -57,7 +57,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// Longest pause in a body.
     pub(super) fn pause(&self) -> Duration {
-        Duration::from_millis(self.settings.header_timeout_ms)
+        self.settings.pause()
     }
 
     /// The action that the path names.
@@ -131,6 +131,9 @@ pub(super) const ROUTES: &[Route] = &[
     route("GET", "/metrics", Target::Metrics, "Counts for Prometheus (OpenMetrics text)"),
     route("GET", "/", Target::Page, "The status page for people"),
 ];
+
+/// The row of a submission.
+pub(super) const SUBMIT_ROW: usize = 0;
 
 /// What a path's pattern leaves for its `{}`; none if it does not match.
 fn matched<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
@@ -297,6 +300,11 @@ mod tests {
         find(&method, path)
             .map(|(_, target, param)| (target, param.to_owned()))
             .map_err(|(problem, _)| problem.word)
+    }
+
+    #[test]
+    fn submissions_are_counted_in_their_row() {
+        assert_eq!(ROUTES[SUBMIT_ROW].target, Target::Submit);
     }
 
     #[test]

@@ -9,12 +9,13 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use super::problem::{Problem, Word};
 use super::routes::{self, Context, Door};
-use super::{Api, metrics};
+use super::{Api, direct, metrics};
 use crate::action::Actor;
 
 /// How long an answer may go on after the stop.
@@ -160,6 +161,23 @@ where
         let settings = context.api.settings.borrow();
         (Duration::from_millis(settings.header_timeout_ms), Duration::from_millis(settings.write_timeout_ms))
     };
+    let mut stream = Watched { stream, patience: write_timeout, stalled: None, unread: BytesMut::new() };
+    if let Door::Socket(actor) = context.door {
+        let left = {
+            let stopping = AtomicBool::new(false);
+            let mut direct = pin!(direct::serve(&mut stream, &context, actor, &stopping));
+            tokio::select! {
+                biased;
+                left = &mut direct => left,
+                () = is_true(&mut stop) => {
+                    stopping.store(true, Ordering::Relaxed);
+                    timeout(GRACE, direct).await.unwrap_or(None)
+                }
+            }
+        };
+        let Some(unread) = left else { return };
+        stream.unread = unread;
+    }
     let service = service_fn(move |request| {
         let context = Arc::clone(&context);
         async move { Ok::<_, Infallible>(routes::answer(&context, request).await) }
@@ -168,8 +186,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Watched { stream, patience: write_timeout, stalled: None }), service);
-    tokio::pin!(served);
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
         () = is_true(&mut stop) => {
@@ -202,6 +220,8 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, most: usize) -
 /// A stream that fails when its peer has taken nothing for too long.
 struct Watched<S> {
     stream: S,
+    /// What was read already, to be read again.
+    unread: BytesMut,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -225,6 +245,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

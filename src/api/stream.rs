@@ -4,6 +4,8 @@
 //! to the engine in batches and waits for the oldest batch's answers. A client that does not read its answers
 //! is thereby no longer read from: at most [`BATCHES_MAX`] batches are in memory, a few MiB however short its lines.
 //!
+//! Where the bytes come from and go to is the caller's: `direct`, or hyper by way of [`lines`].
+//!
 //! # Guarantees
 //!
 //! - Lines reach the engine in their order, and answers leave in that order.
@@ -14,20 +16,18 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::task::{Context as TaskContext, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use futures_util::stream::unfold;
-use hyper::body::Incoming;
-use tokio::sync::watch;
+use bytes::{Buf as _, BytesMut};
+use hyper::body::{Body as _, Incoming};
 
 use super::convert::{self, Show};
 use super::parse::{self, Limits};
+use super::patience::Patience;
 use super::problem::{Problem, Word};
 use super::reply::{self, Reply};
-use super::routes::Call;
 use super::server::is_true;
-use super::submit;
+use super::{Api, Settings, submit};
 use crate::action::Actor;
 use crate::engine::{Accepted, Engine, Submission, SubmitError};
 
@@ -42,6 +42,8 @@ const LINE_COST: usize = 1_024;
 type Answers = Vec<Result<Accepted, SubmitError>>;
 /// The lines of a batch, and what the engine says of those that it got.
 type UnderWay = VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>;
+/// Appends what there is of the input; false at its end.
+pub(super) type Read<'a> = dyn FnMut(&mut TaskContext<'_>, &mut BytesMut) -> Poll<Result<bool, Problem>> + 'a;
 type Waiting = Pin<Box<dyn Future<Output = Answers> + Send>>;
 
 /// Lines that go to the engine together.
@@ -64,14 +66,16 @@ impl Batch {
     }
 }
 
-/// Both directions of one stream.
-struct Exchange {
+/// One stream, between its input and its answers.
+pub(super) struct Exchange {
     engine: Engine,
     actor: Actor,
     limits: Limits,
     line_bytes_max: usize,
-    pause: Duration,
-    body: Incoming,
+    /// With pauses in the input.
+    patience: Patience,
+    /// The last poll gave answers, and the caller has sent them since.
+    is_answering: bool,
     /// What was read and not yet cut into lines; its first `scanned` bytes have no line end.
     input: BytesMut,
     scanned: usize,
@@ -83,60 +87,102 @@ struct Exchange {
     line: u64,
     gathering: Batch,
     under_way: UnderWay,
-    draining: watch::Receiver<bool>,
+    /// Ready when the daemon begins to stop.
+    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Begins to answer at once; the lines follow as they come.
-pub(super) fn lines(call: &Call<'_>, actor: Actor, body: Incoming) -> Reply {
-    let engine = call.api.engine.clone();
-    let exchange = Exchange {
-        draining: engine.draining(),
-        engine,
-        actor,
-        limits: Limits::from(&*call.settings),
-        line_bytes_max: call.settings.body_bytes_max,
-        pause: call.pause(),
-        body,
-        input: BytesMut::new(),
-        scanned: 0,
-        skipping: false,
-        ended: false,
-        cut_short: None,
-        line: 0,
-        gathering: Batch::default(),
-        under_way: VecDeque::new(),
+pub(super) fn lines(api: &Api, settings: &Settings, actor: Actor, mut body: Incoming) -> Reply {
+    let mut exchange = Exchange::new(api, settings, actor);
+    let mut read = move |cx: &mut TaskContext<'_>, input: &mut BytesMut| loop {
+        return Poll::Ready(match ready!(Pin::new(&mut body).poll_frame(cx)) {
+            None => Ok(false),
+            Some(Err(error)) => Err(broken_off(&error)),
+            Some(Ok(frame)) => {
+                // What is not data is trailers, which mean nothing here.
+                let Ok(piece) = frame.into_data() else { continue };
+                input.extend_from_slice(&piece);
+                Ok(true)
+            }
+        });
     };
-    let answers = unfold(exchange, |mut exchange| async move {
-        let chunk = exchange.next_answers().await?;
-        Some((chunk, exchange))
+    let answers = futures_util::stream::poll_fn(move |cx| {
+        let mut out = Vec::new();
+        let is_more = ready!(exchange.poll_answers(cx, &mut read, &mut out));
+        Poll::Ready(is_more.then(|| out.into()))
     });
     reply::stream(reply::NDJSON, answers)
 }
 
+/// The client is gone, or does not keep to the protocol.
+pub(super) fn broken_off(why: &dyn std::fmt::Display) -> Problem {
+    Problem::new(Word::BadRequest, format!("the body broke off: {why}"))
+}
+
 impl Exchange {
-    /// The answers of the oldest batch; none when all input is answered.
-    async fn next_answers(&mut self) -> Option<Bytes> {
+    pub fn new(api: &Api, settings: &Settings, actor: Actor) -> Self {
+        let engine = api.engine.clone();
+        let mut draining = engine.draining();
+        Self {
+            engine,
+            actor,
+            limits: Limits::from(settings),
+            line_bytes_max: settings.body_bytes_max,
+            patience: Patience::new(settings.pause()),
+            is_answering: false,
+            input: BytesMut::new(),
+            scanned: 0,
+            skipping: false,
+            ended: false,
+            cut_short: None,
+            line: 0,
+            gathering: Batch::default(),
+            under_way: VecDeque::new(),
+            draining: Box::pin(async move { is_true(&mut draining).await }),
+        }
+    }
+
+    /// Appends the answers of the oldest batch; false when all input is answered.
+    pub fn poll_answers(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        read: &mut Read<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<bool> {
+        if std::mem::take(&mut self.is_answering) {
+            // What the client was sent meanwhile may have kept it from sending.
+            self.patience.renew();
+        }
         loop {
             self.cut();
             while self.hand_over() {
                 self.cut();
             }
-            let may_read = !self.ended && !self.gathering.is_full();
-            tokio::select! {
-                answers = oldest(&mut self.under_way), if !self.under_way.is_empty() => {
-                    let (lines, _) = self.under_way.pop_front()?;
-                    return Some(written(lines, answers));
+            if let Some((_, waiting)) = self.under_way.front_mut()
+                && let Poll::Ready(answers) = waiting.as_mut().poll(cx)
+            {
+                if let Some((lines, _)) = self.under_way.pop_front() {
+                    write_answers(out, lines, answers);
                 }
-                piece = reply::next_piece(&mut self.body, self.pause), if may_read => match piece {
-                    Ok(Some(piece)) => self.input.extend_from_slice(&piece),
-                    Ok(None) => self.end(None),
-                    // The client is gone or silent: half a line is no line.
-                    Err(problem) => self.end(Some(problem)),
-                },
-                () = is_true(&mut self.draining), if may_read => {
-                    self.end(Some(Problem::new(Word::Draining, "the daemon is stopping; the rest was not read")));
+                self.is_answering = true;
+                return Poll::Ready(true);
+            }
+            if self.ended || self.gathering.is_full() {
+                return if self.under_way.is_empty() { Poll::Ready(false) } else { Poll::Pending };
+            }
+            if self.draining.as_mut().poll(cx).is_ready() {
+                self.end(Some(Problem::new(Word::Draining, "the daemon is stopping; the rest was not read")));
+                continue;
+            }
+            match read(cx, &mut self.input) {
+                Poll::Ready(Ok(true)) => self.patience.renew(),
+                Poll::Ready(Ok(false)) => self.end(None),
+                // The client is gone: half a line is no line.
+                Poll::Ready(Err(problem)) => self.end(Some(problem)),
+                Poll::Pending => {
+                    ready!(self.patience.poll_over(cx));
+                    self.end(Some(reply::paused(self.patience.limit())));
                 }
-                else => return None,
             }
         }
     }
@@ -161,10 +207,12 @@ impl Exchange {
 
     /// Cuts lines off the input until it has no whole one or the batch is full.
     fn cut(&mut self) {
+        let mut input = std::mem::take(&mut self.input);
         while !self.gathering.is_full() {
-            let unseen = self.input.get(self.scanned..).unwrap_or_default();
-            let Some(found) = unseen.iter().position(|byte| *byte == b'\n') else {
-                self.scanned = self.input.len();
+            let unseen = input.get(self.scanned..).unwrap_or_default();
+            let Some(found) = memchr::memchr(b'\n', unseen) else {
+                self.scanned = input.len();
+                self.input = input;
                 if self.ended {
                     self.take_rest();
                 } else {
@@ -172,13 +220,14 @@ impl Exchange {
                 }
                 return;
             };
-            let line = self.input.split_to(self.scanned + found).freeze();
-            self.input.advance(1);
+            let end = self.scanned + found;
             self.scanned = 0;
             if !std::mem::take(&mut self.skipping) {
-                self.take_line(&line);
+                self.take_line(input.get(..end).unwrap_or_default());
             }
+            input.advance(end + 1);
         }
+        self.input = input;
     }
 
     /// A line that is too long already is refused now, and the rest of it not kept.
@@ -246,16 +295,9 @@ impl Exchange {
     }
 }
 
-async fn oldest(under_way: &mut UnderWay) -> Answers {
-    match under_way.front_mut() {
-        Some((_, waiting)) => waiting.await,
-        None => Answers::new(),
-    }
-}
-
-/// The answer lines of one batch.
-fn written(lines: Vec<(u64, Option<Problem>)>, answers: Answers) -> Bytes {
-    let mut out = Vec::with_capacity(lines.len() * 1_024);
+/// Appends the answer lines of one batch.
+fn write_answers(out: &mut Vec<u8>, lines: Vec<(u64, Option<Problem>)>, answers: Answers) {
+    out.reserve(lines.len() * 1_024);
     let mut answers = answers.into_iter();
     for (line, refused) in lines {
         let answer = match refused {
@@ -265,9 +307,8 @@ fn written(lines: Vec<(u64, Option<Problem>)>, answers: Answers) -> Bytes {
                 None => Err(SubmitError::Store.into()),
             },
         };
-        write_line(&mut out, line, &answer);
+        write_line(out, line, &answer);
     }
-    out.into()
 }
 
 fn write_line(out: &mut Vec<u8>, line: u64, answer: &Result<Accepted, Problem>) {
@@ -308,7 +349,8 @@ mod tests {
             Ok(Accepted::Repeated(action)),
             Err(SubmitError::Busy),
         ];
-        let out = written(lines, answers);
+        let mut out = Vec::new();
+        write_answers(&mut out, lines, answers);
         let read: Vec<LineAnswer> = out
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())

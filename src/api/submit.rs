@@ -12,7 +12,7 @@ use super::parse::{self, Limits};
 use super::problem::{Problem, Word};
 use super::reply::{self, Reply};
 use super::routes::Call;
-use super::stream;
+use super::{Api, Settings, stream};
 use crate::action::{Action, Actor};
 use crate::engine::Accepted;
 
@@ -22,7 +22,7 @@ const ANSWER_BYTES: usize = 1_024;
 pub(super) async fn actions(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
     match reply::media_type(call.headers).as_str() {
         "" | "application/json" => one(call, actor, body).await,
-        "application/x-ndjson" => Ok(stream::lines(call, actor, body)),
+        "application/x-ndjson" => Ok(stream::lines(call.api, &call.settings, actor, body)),
         other => Err(Problem::new(
             Word::UnsupportedMediaType,
             format!("{:?}; send application/json or application/x-ndjson", parse::shortened(other)),
@@ -31,10 +31,19 @@ pub(super) async fn actions(call: &Call<'_>, actor: Actor, body: Incoming) -> Re
 }
 
 async fn one(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
-    let settings = &call.settings;
-    let bytes = reply::collect(body, settings.body_bytes_max, call.pause()).await?;
-    let submission = parse::submission(&bytes, actor, Limits::from(&**settings))?;
-    let mut answers = call.api.engine.submit(vec![submission]).await;
+    let bytes = reply::collect(body, call.settings.body_bytes_max, call.pause()).await?;
+    object(call.api, &call.settings, actor, &bytes).await
+}
+
+/// Submits one object.
+pub(super) async fn object(
+    api: &Api,
+    settings: &Settings,
+    actor: Actor,
+    bytes: &[u8],
+) -> Result<Reply, Problem> {
+    let submission = parse::submission(bytes, actor, Limits::from(settings))?;
+    let mut answers = api.engine.submit(vec![submission]).await;
     let accepted = match answers.pop() {
         Some(answer) => answer?,
         None => return Err(Problem::new(Word::Internal, "the engine gave no answer")),

@@ -26,16 +26,44 @@ pub(super) fn write(out: &mut Vec<u8>, at: Timestamp) {
     out.push(b'-');
     digits(out, day, 10);
     out.push(b'T');
-    digits(out, of_day / 3_600_000, 10);
-    out.push(b':');
-    digits(out, of_day / 60_000 % 60, 10);
-    out.push(b':');
-    digits(out, of_day / 1_000 % 60, 10);
+    clock(out, of_day);
     if of_day % 1_000 != 0 {
         out.push(b'.');
         digits(out, of_day % 1_000, 100);
     }
     out.push(b'Z');
+}
+
+/// Hours, minutes and seconds of a millisecond of the day.
+fn clock(out: &mut Vec<u8>, of_day: i64) {
+    digits(out, of_day / 3_600_000, 10);
+    out.push(b':');
+    digits(out, of_day / 60_000 % 60, 10);
+    out.push(b':');
+    digits(out, of_day / 1_000 % 60, 10);
+}
+
+/// Appends the time as HTTP has it: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+pub(super) fn write_http(out: &mut Vec<u8>, at: Timestamp) {
+    // The epoch began on a Thursday.
+    const DAYS: [&str; 7] = ["Thu, ", "Fri, ", "Sat, ", "Sun, ", "Mon, ", "Tue, ", "Wed, "];
+    const MONTHS: [&str; 12] = [
+        " Jan ", " Feb ", " Mar ", " Apr ", " May ", " Jun ", " Jul ", " Aug ", " Sep ", " Oct ", " Nov ",
+        " Dec ",
+    ];
+    let name =
+        |names: &[&'static str], at: i64| usize::try_from(at).ok().and_then(|at| names.get(at).copied());
+    let ms = at.0.clamp(FIRST_MS, LAST_MS);
+    let days = ms.div_euclid(MS_PER_DAY);
+    let (year, month, day) = civil(days);
+    let of_day = ms.rem_euclid(MS_PER_DAY);
+    out.extend_from_slice(name(&DAYS, days.rem_euclid(7)).unwrap_or_default().as_bytes());
+    digits(out, day, 10);
+    out.extend_from_slice(name(&MONTHS, month - 1).unwrap_or_default().as_bytes());
+    digits(out, year, 1_000);
+    out.push(b' ');
+    clock(out, of_day);
+    out.extend_from_slice(b" GMT");
 }
 
 pub(super) fn text(at: Timestamp) -> String {
@@ -102,6 +130,11 @@ mod tests {
                 let expected = DateTime::from_timestamp_millis(ms).unwrap().format(form).to_string();
                 assert_eq!(text(Timestamp(ms)), expected);
                 assert_eq!(parse(&expected), Ok(Timestamp(ms)));
+                let of_http =
+                    DateTime::from_timestamp_millis(ms).unwrap().format("%a, %d %b %Y %H:%M:%S GMT");
+                let mut out = Vec::new();
+                write_http(&mut out, Timestamp(ms));
+                assert_eq!(String::from_utf8(out).unwrap(), of_http.to_string());
             }
             at += 9_876_543_210_987;
         }

@@ -28,6 +28,12 @@ pub(super) fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
     debug_assert!(done.is_ok(), "plain records of known length always encode into memory");
 }
 
+/// How many bytes [`encode_into`] appends.
+fn encoded_bytes<T: Serialize>(value: &T) -> usize {
+    let bytes = bincode::DefaultOptions::new().with_fixint_encoding().serialized_size(value);
+    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
+}
+
 /// The value whose bytes these are, all of them.
 pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
     bincode::DefaultOptions::new()
@@ -40,7 +46,9 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malfo
 
 /// A version byte, then the value.
 pub(super) fn encode_versioned<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
-    let mut bytes = vec![version];
+    // Measured first: a buffer that grows as it is written costs more than the encoding.
+    let mut bytes = Vec::with_capacity(1 + encoded_bytes(value));
+    bytes.push(version);
     encode_into(&mut bytes, value);
     bytes
 }

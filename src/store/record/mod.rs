@@ -107,8 +107,17 @@ fn len(payload: &[u8]) -> u32 {
 }
 
 impl Record<'_> {
+    /// Of what is stored as it is, behind the header.
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Submitted { body, status, .. } => body.len() + status.len(),
+            Self::Changed { status, .. } => status.len(),
+            _ => 0,
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(64 + self.payload_bytes());
         match self {
             Self::Submitted { id, body, status } => {
                 bytes.extend([SUBMITTED, VERSION]);

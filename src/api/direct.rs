@@ -1,0 +1,284 @@
+//! The short way through the Unix socket, for what it is mostly used for: submissions.
+//!
+//! Every connection begins here. A submission whose head has nothing unusual in it (see `head`) is read and answered
+//! without hyper, whose generality costs more than the submission itself. The first request that is anything else is
+//! left to hyper, untouched and with all that was read of it, and so is the connection from then on.
+//!
+//! # Guarantees
+//!
+//! - The limits, times and answers are those of the long way: the same code decides and says them.
+//! - What is kept in memory for a connection is bounded: an object's longest length, or what [`Exchange`] keeps.
+//! - After the stop, what is being answered is answered, and no further request is taken.
+//!
+//! Called by `server` for each connection to the socket.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use hyper::header::CONNECTION;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::chunks::{Read, Reader};
+use super::head::{self, Framing, Head};
+use super::patience::Patience;
+use super::problem::Problem;
+use super::reply::{self, Body, PAUSES_MAX, Reply};
+use super::routes::{Context, SUBMIT_ROW};
+use super::stream::{Exchange, broken_off};
+use super::{Settings, chunks, metrics, submit, time};
+use crate::action::Actor;
+
+/// Room for a read at first, and what it may grow to on a connection that fills it.
+const ROOM_BYTES: usize = 4 * 1_024;
+const ROOM_BYTES_MAX: usize = 128 * 1_024;
+/// A buffer that a large request made larger than this is given back after it.
+const KEPT_BYTES_MAX: usize = 2 * ROOM_BYTES_MAX;
+
+/// What a stream's answer begins with, up to the date.
+const LINES_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\ndate: ";
+
+/// Serves submissions until another request comes: then what was read and not answered, for hyper. None if the
+/// connection is over.
+pub(super) async fn serve<S>(
+    stream: &mut S,
+    context: &Context,
+    actor: Actor,
+    stopping: &AtomicBool,
+) -> Option<BytesMut>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let settings = Arc::clone(&context.api.settings.borrow());
+    let patience = Patience::new(settings.pause());
+    let input = Input { stream, buffer: BytesMut::new(), room: ROOM_BYTES };
+    let mut direct = Direct { input, out: Vec::new(), patience, context, actor, stopping };
+    // A connection that fails is over like one that was closed.
+    let left = direct.requests().await.unwrap_or(Left::Nothing);
+    match left {
+        Left::Nothing => None,
+        Left::ForHyper => Some(direct.input.buffer),
+    }
+}
+
+/// What becomes of the connection.
+enum Left {
+    Nothing,
+    ForHyper,
+}
+
+/// One connection, on the short way.
+struct Direct<'a, S> {
+    input: Input<'a, S>,
+    out: Vec<u8>,
+    patience: Patience,
+    context: &'a Context,
+    actor: Actor,
+    stopping: &'a AtomicBool,
+}
+
+/// The connection, with what was read from it and is not used up.
+struct Input<'a, S> {
+    stream: &'a mut S,
+    buffer: BytesMut,
+    room: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Input<'_, S> {
+    /// Reads what there is; false at the end.
+    fn poll_more(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<bool>> {
+        self.buffer.reserve(self.room);
+        let room = self.buffer.capacity() - self.buffer.len();
+        let count = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(cx))?;
+        if count >= room {
+            self.room = (2 * self.room).min(ROOM_BYTES_MAX);
+        }
+        Poll::Ready(Ok(count > 0))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
+    async fn requests(&mut self) -> io::Result<Left> {
+        loop {
+            let settings = Arc::clone(&self.context.api.settings.borrow());
+            let goes_on = match self.next_head(&settings).await? {
+                Head::Object { head_bytes, length } => {
+                    self.input.buffer.advance(head_bytes);
+                    self.object(&settings, length).await?
+                }
+                Head::Lines { head_bytes, framing } => {
+                    self.input.buffer.advance(head_bytes);
+                    self.lines(&settings, framing).await?
+                }
+                Head::Other => return Ok(Left::ForHyper),
+                Head::Partial => false,
+            };
+            if !goes_on || self.stopping.load(Ordering::Relaxed) {
+                return Ok(Left::Nothing);
+            }
+            if self.input.buffer.capacity() > KEPT_BYTES_MAX {
+                self.input.buffer = BytesMut::from(&self.input.buffer[..]);
+            }
+        }
+    }
+
+    /// The next head; a partial one if the connection ended, was silent for too long, or is to stop.
+    async fn next_head(&mut self, settings: &Settings) -> io::Result<Head> {
+        self.patience.renew();
+        poll_fn(|cx| {
+            loop {
+                let head = head::look(&self.input.buffer, settings.body_bytes_max);
+                if head != Head::Partial || self.stopping.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(head));
+                }
+                match self.input.poll_more(cx)? {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(Ok(Head::Partial)),
+                    Poll::Pending => {
+                        ready!(self.patience.poll_over(cx));
+                        return Poll::Ready(Ok(Head::Partial));
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers one object. False: the connection is over.
+    async fn object(&mut self, settings: &Settings, length: usize) -> io::Result<bool> {
+        let reply = match self.whole(length).await? {
+            Ok(true) => {
+                let bytes = self.input.buffer.get(..length).unwrap_or_default();
+                submit::object(&self.context.api, settings, self.actor, bytes).await
+            }
+            Ok(false) => return Ok(false),
+            Err(problem) => Err(problem),
+        };
+        let reply = reply.unwrap_or_else(|problem| reply::refusal(&problem, None));
+        metrics::answered(Some(SUBMIT_ROW), reply.status().as_u16());
+        self.input.buffer.advance(length.min(self.input.buffer.len()));
+        self.write_reply(&reply);
+        self.input.stream.write_all(&self.out).await?;
+        self.out.clear();
+        Ok(!reply.headers().contains_key(CONNECTION))
+    }
+
+    /// Waits until so many bytes of a body are there. False: the client is gone.
+    async fn whole(&mut self, length: usize) -> io::Result<Result<bool, Problem>> {
+        if self.input.buffer.len() >= length {
+            return Ok(Ok(true));
+        }
+        let since = Instant::now();
+        self.patience.renew();
+        poll_fn(|cx| {
+            while self.input.buffer.len() < length {
+                let limit = self.patience.limit();
+                match self.input.poll_more(cx)? {
+                    Poll::Ready(true) if since.elapsed() > limit * PAUSES_MAX => {
+                        return Poll::Ready(Ok(Err(reply::paused(limit * PAUSES_MAX))));
+                    }
+                    Poll::Ready(true) => self.patience.renew(),
+                    Poll::Ready(false) => return Poll::Ready(Ok(Ok(false))),
+                    Poll::Pending => {
+                        ready!(self.patience.poll_over(cx));
+                        return Poll::Ready(Ok(Err(reply::paused(limit))));
+                    }
+                }
+            }
+            Poll::Ready(Ok(Ok(true)))
+        })
+        .await
+    }
+
+    fn write_reply(&mut self, reply: &Reply) {
+        let out = &mut self.out;
+        let status = reply.status();
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        for (name, value) in reply.headers() {
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+        }
+        // Whatever answers a submission of one object is whole.
+        let body = if let Body::Full(bytes) = reply.body() { &**bytes } else { b"" };
+        out.extend_from_slice(b"\r\ncontent-length: ");
+        super::convert::number(out, body.len() as u64);
+        out.extend_from_slice(b"\r\ndate: ");
+        time::write_http(out, (self.context.api.clock)());
+        out.extend_from_slice(b"\r\n\r\n");
+        out.extend_from_slice(body);
+    }
+
+    /// Answers a stream of lines. False: the connection is over.
+    async fn lines(&mut self, settings: &Settings, framing: Framing) -> io::Result<bool> {
+        metrics::answered(Some(SUBMIT_ROW), 200);
+        let mut body = match framing {
+            Framing::Length(length) => Reader::of_length(length),
+            Framing::Chunked => Reader::chunked(),
+        };
+        let mut exchange = Exchange::new(&self.context.api, settings, self.actor);
+        self.out.extend_from_slice(LINES_HEAD);
+        time::write_http(&mut self.out, (self.context.api.clock)());
+        self.out.extend_from_slice(b"\r\n\r\n");
+        let mut sent = 0;
+        let Self { input, out, .. } = self;
+        poll_fn(|cx| {
+            loop {
+                // Nothing more is read or answered before this is taken.
+                while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
+                    match ready!(Pin::new(&mut *input.stream).poll_write(cx, rest))? {
+                        0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        count => sent += count,
+                    }
+                }
+                out.clear();
+                out.shrink_to(KEPT_BYTES_MAX);
+                sent = 0;
+                let mut read =
+                    |cx: &mut TaskContext<'_>, lines: &mut BytesMut| poll_body(cx, input, &mut body, lines);
+                let mut answered = Poll::Pending;
+                chunks::write(out, |out| answered = exchange.poll_answers(cx, &mut read, out));
+                if !ready!(answered) {
+                    return Poll::Ready(io::Result::Ok(()));
+                }
+            }
+        })
+        .await?;
+        chunks::write_end(out);
+        self.input.stream.write_all(&self.out).await?;
+        self.out.clear();
+        Ok(body.is_done())
+    }
+}
+
+/// Appends what there is of a body; false at its end.
+fn poll_body<S: AsyncRead + AsyncWrite + Unpin>(
+    cx: &mut TaskContext<'_>,
+    input: &mut Input<'_, S>,
+    body: &mut Reader,
+    lines: &mut BytesMut,
+) -> Poll<Result<bool, Problem>> {
+    loop {
+        match body.read(&mut input.buffer, lines) {
+            Ok(Read::Some) => return Poll::Ready(Ok(true)),
+            Ok(Read::End) => return Poll::Ready(Ok(false)),
+            Ok(Read::Nothing) => {}
+            Err(what) => return Poll::Ready(Err(broken_off(&what))),
+        }
+        match ready!(input.poll_more(cx)) {
+            Ok(true) => {}
+            Ok(false) => return Poll::Ready(Err(broken_off(&"the connection ended"))),
+            Err(error) => return Poll::Ready(Err(broken_off(&error))),
+        }
+    }
+}
