@@ -16,6 +16,7 @@
 mod cli;
 mod common;
 mod damage;
+mod direct;
 mod disk_full;
 mod example;
 mod hostile;
