@@ -20,16 +20,20 @@
     reason = "a benchmark: whatever fails ends it, its figures are for people and belong on stdout"
 )]
 
+mod acceptance;
 mod closed_loop;
 mod flood;
 mod http;
 mod parts;
 mod payload;
+mod picture;
 mod process;
 mod results;
 mod servers;
 mod settings;
 mod table;
+
+use std::path::Path;
 
 use parts::Bench;
 use results::Results;
@@ -53,28 +57,41 @@ const PARTS: [Part; 9] = [
 fn main() {
     // `cargo bench` adds --bench.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let below = home.join("target/bench");
+    if let [word, file] = &words[..]
+        && word == "again"
+    {
+        return show(&Results::read(Path::new(file)), &below);
+    }
     for word in &words {
         let names = PARTS.map(|(name, _)| name).join(" ");
         assert!(PARTS.iter().any(|(name, _)| name == word), "{word} is not one of {names}");
     }
     raise_open_files();
     let mut bench = Bench { settings: Settings::read(), results: Results::new() };
-    println!(
-        "{}, {} rounds of {:?}, on {}",
-        bench.results.machine(),
-        bench.settings.rounds,
-        bench.settings.time,
-        disk(&bench)
-    );
+    let (machine, disk) = (bench.results.machine(), disk(&bench));
+    println!("{machine}, {} rounds of {:?}, on {disk}", bench.settings.rounds, bench.settings.time);
     for (name, measure) in PARTS {
         if words.is_empty() || words.iter().any(|word| word == name) {
             measure(&mut bench);
         }
     }
     let _ = std::fs::remove_dir_all(&bench.settings.dir);
-    let path =
-        bench.results.write(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench")));
-    println!("\nAll values: {}", path.display());
+    println!("\nAll values: {}", bench.results.write(&below).display());
+    // README shows the pictures of a full run; those of a part of one are for a look.
+    let is_full = words.is_empty() && std::env::var_os("QUICK").is_none();
+    show(&bench.results, if is_full { home } else { &below });
+}
+
+/// The verdicts and the pictures.
+fn show(results: &Results, home: &Path) {
+    acceptance::print(results);
+    let dir = home.join("benches");
+    std::fs::create_dir_all(&dir).unwrap();
+    for path in picture::draw(results, &dir) {
+        println!("\nDrawn: {}", path.display());
+    }
 }
 
 /// Two thousand connections and more.

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One cell: what was measured of whom, how often.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Cell {
     /// The server or program.
     pub who: String,
@@ -18,7 +18,7 @@ pub struct Cell {
     pub values: Vec<f64>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Results {
     machine: String,
     begun_at_unix: u64,
@@ -78,6 +78,11 @@ impl Results {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// What an earlier run wrote.
+    pub fn read(path: &Path) -> Self {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
 
     /// Writes all of it as JSON; where to.
