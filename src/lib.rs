@@ -56,6 +56,8 @@
 
 pub mod action;
 pub mod api;
+#[cfg(test)]
+mod bench;
 pub mod cli;
 pub mod client;
 pub mod clock;

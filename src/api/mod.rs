@@ -17,6 +17,8 @@
 //! Started by the daemon; knows the engine and the logs, and of the store only its errors and its health.
 
 mod actions;
+#[cfg(test)]
+mod bench;
 mod chunks;
 mod commands;
 mod convert;

@@ -9,6 +9,8 @@
 //!
 //! The engine carries out each command and makes it durable before its effect. Called by `engine::core` only.
 
+#[cfg(test)]
+mod bench;
 mod entries;
 mod messages;
 mod queries;

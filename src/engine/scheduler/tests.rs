@@ -4,7 +4,7 @@ use super::*;
 use crate::action::LockKey;
 use proptest::prelude::*;
 
-fn ticket(id: u64, lock: u64) -> Ticket<'static> {
+pub(super) fn ticket(id: u64, lock: u64) -> Ticket<'static> {
     Ticket {
         id: ActionId(id),
         queue: 0,

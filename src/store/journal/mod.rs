@@ -34,6 +34,8 @@ use super::StoreError;
 use super::disk::{Disk, DiskFile};
 use crate::crash_point::crash_point;
 
+#[cfg(test)]
+mod bench;
 mod extents;
 mod format;
 mod group;

@@ -13,6 +13,8 @@
 //! Bodies and statuses carry a version byte of their own and are the same bytes wherever they are stored:
 //! a checkpoint or a snapshot copies them and encodes nothing anew.
 
+#[cfg(test)]
+mod bench;
 mod body;
 mod status;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::action::{
     OnConflict, Program, Progress, Recovery, RetryPolicy, State, Status, Timestamp,
 };
 
-fn full_body() -> Body {
+pub(super) fn full_body() -> Body {
     Body {
         user: "ada@example.org".to_owned(),
         resource_type: "Stack".to_owned(),
@@ -35,7 +35,7 @@ fn full_body() -> Body {
     }
 }
 
-fn full_status() -> Status {
+pub(super) fn full_status() -> Status {
     Status {
         version: 300,
         state: State::Running,
