@@ -18,7 +18,7 @@
 //!                                    │  ▲                  │                  │
 //!                     claim, durable │  │ what it says     │ background       │ only then:
 //!                                    ▼  │                  ▼                  ▼
-//!                                  handlers ─▶ runner     sled          answers, starts
+//!                                  handlers ─▶ runner   bodies, sled    answers, starts
 //! ```
 //!
 //! 1. [`api`] turns a request into an [`engine::Submission`] with the caller's identity from the kernel.
@@ -39,7 +39,7 @@
 //! | part | what it is | must not know |
 //! | --- | --- | --- |
 //! | [`action`] | the domain, pure: states, retry arithmetic, the 19 types | anything else |
-//! | [`store`] | the disk: journal, memory table, sled, snapshot | `api`, `engine`, `handlers` |
+//! | [`store`] | the disk: journal, memory table, body files, sled, snapshot | `api`, `engine`, `handlers` |
 //! | [`engine`] | decides; its scheduler does no I/O | `api`, sled |
 //! | [`handlers`] | effects on the world, one file per family | `api`, `store`, `engine` |
 //! | [`runner`] | processes and their logs | `api`, `store` |

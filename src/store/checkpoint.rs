@@ -1,11 +1,12 @@
 //! The store's background thread: rebuilds the table if a start could not use it, moves frozen generations into
-//! it, writes snapshots in slices between them, watches the disk.
+//! body files and table, writes snapshots in slices between them, watches the disk.
 //!
 //! The engine's thread freezes a generation with the group that holds its `Checkpointed` record, so what the
-//! table must then hold is durable in the journal before sled is touched. The thread writes it in bounded
-//! batches, the [`Meta`] in the last one, syncs, and only then drops the generation from memory. A kill in
-//! between leaves the table with the old meta and some newer statuses: the journal's replay from the old
-//! meta on sets every one of them again.
+//! table must then hold is durable in the journal before anything is touched. The thread appends the new actions to
+//! the body files and syncs them, then writes what changed of older ones to sled in bounded batches, the [`Meta`]
+//! in the last one, syncs, and only then drops the generation from memory. A kill in between leaves the table
+//! with the old meta, which names the body files as they were, and some newer statuses: the journal's replay from
+//! the old meta on sets every one of them again.
 //!
 //! What concerns the journal goes back to its owner as [`Done`], taken up at the next commit.
 
@@ -18,11 +19,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::StoreError;
-use super::base::Base;
+use super::base::{Base, Over, ReadError};
+use super::bodies::{Block, Bodies, Ticket};
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::growth::Refill;
-use super::memory::{Entry, Generation};
+use super::marks::io_error;
+use super::memory::{Entry, Generation, Live};
 use super::open::remove_tree;
 use super::rebuild::{self, Filled, Rebuild};
 use super::record::Meta;
@@ -35,8 +38,8 @@ const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 const KEYS_CHECKED: usize = 5_000;
 /// One and the journal behind it; more would not fit the disk that a waiting action may take.
 const SNAPSHOTS_KEPT: usize = 1;
-/// What a checkpoint may add to sled's file, for each byte of it.
-const SLED_FACTOR: u64 = 3;
+/// What a checkpoint may add to the disk, for each byte of it.
+const DISK_FACTOR: u64 = 3;
 
 /// One checkpoint to be made.
 pub(super) struct Job {
@@ -87,6 +90,8 @@ impl Checkpointer {
             writing: None,
             refill: None,
             meta: Meta::default(),
+            replaced_bytes: 0,
+            reclaim_failed: false,
             cache_bytes,
         };
         let thread = std::thread::Builder::new()
@@ -122,21 +127,24 @@ impl Drop for Checkpointer {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) cache_bytes: u64,
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     snapshots: PathBuf,
     outbox: Sender<Done>,
     key_cursor: KeyHash,
     /// A snapshot under way.
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
     /// A new sled under way: not beside a snapshot.
     pub(super) refill: Option<Refill>,
     /// The last checkpoint of this run.
-    meta: Meta,
+    pub(super) meta: Meta,
+    /// Of body files that were replaced since the last snapshot: they go with the next one.
+    pub(super) replaced_bytes: u64,
+    pub(super) reclaim_failed: bool,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Job>) {
-        if let Ok(Base::Rebuild(rebuild)) = self.shared.base()
+        if let Ok(Base { over: Over::Rebuild(rebuild), .. }) = self.shared.base()
             && !self.rebuild(&rebuild)
         {
             return;
@@ -150,7 +158,7 @@ impl Worker {
             };
             let done = match job {
                 Ok(job) => {
-                    let needed = job.generation.bytes() * SLED_FACTOR;
+                    let needed = job.generation.bytes() * DISK_FACTOR;
                     self.look_at_disk();
                     // What is half made of a snapshot or a new table is the first to give room.
                     if !self.shared.has_room_for(needed) {
@@ -203,7 +211,8 @@ impl Worker {
             };
             match rebuild::fill(rebuild, &stop) {
                 Ok(Filled::Whole(table)) => {
-                    let replaced = self.shared.replace_base(Base::Table(table));
+                    let bodies = Arc::clone(&rebuild.bodies);
+                    let replaced = self.shared.replace_base(Base { bodies, over: Over::Table(table) });
                     crash_point("rebuilt");
                     self.shared.health().rebuilding = None;
                     tracing::info!(
@@ -215,7 +224,7 @@ impl Worker {
                 }
                 Ok(Filled::Stopped) if !no_room.get() => return false,
                 Err(error) if self.shared.has_room_for(0) => {
-                    self.shared.poison(&error.to_string());
+                    self.shared.poison_for(error);
                     return false;
                 }
                 Ok(Filled::Stopped) | Err(_) => {
@@ -252,55 +261,84 @@ impl Worker {
         true
     }
 
-    fn table(&self) -> Result<Arc<Table>, StoreError> {
+    pub(super) fn parts(&self) -> Result<(Arc<Table>, Arc<Bodies>), StoreError> {
         match self.shared.base()? {
-            Base::Table(table) => Ok(table),
+            Base { bodies, over: Over::Table(table) } => Ok((table, bodies)),
             // It has ended before the first checkpoint.
-            Base::Rebuild(_) => Err(self.shared.poison("a checkpoint began while the table was rebuilt")),
+            Base { over: Over::Rebuild(_), .. } => {
+                Err(self.shared.poison("a checkpoint began while the table was rebuilt"))
+            }
         }
     }
 
     fn carry_out(&mut self, job: &Job) -> Result<(), StoreError> {
-        let table = self.table()?;
+        let (table, bodies) = self.parts()?;
+        let restated = Restated::all(&bodies, &job.generation);
+        let restated = restated.map_err(|error| self.shared.poison_for(error))?;
         if let Some(writing) = &mut self.writing {
-            let taken_up = writing.take_up(&table, &job.generation);
+            let taken_up = writing.take_up(&table, &restated, &job.generation);
             self.survive(taken_up)?;
         }
-        self.refill_take_up(&job.generation);
-        let result = self.checkpoint(&table, job);
-        self.shared.trust(result)?;
+        self.refill_take_up(&restated, &job.generation);
+        let result = self.checkpoint(&table, &bodies, &restated, job);
+        self.meta = result.map_err(|error| self.shared.poison_for(error))?;
+        drop(restated);
         {
             let mut memory = self.shared.memory_mut();
             memory.frozen = None;
             self.shared.memory_bytes.store(memory.bytes(), Ordering::Relaxed);
         }
         self.shared.health().checkpoints += 1;
-        self.meta.clone_from(&job.meta);
         // The store may be gone already; then nobody needs to know.
         let _ = self.outbox.send(Done::Checkpoint);
-        if self.writing.is_none()
-            && job.snapshot
-            && self.refill.is_none()
-            && self.shared.has_room_for(job.snapshot_bytes)
-        {
-            let writing = Writing::begin(&*self.disk, &self.snapshots, job.meta.group);
+        if job.snapshot && self.shared.has_room_for(job.snapshot_bytes) {
+            self.begin_snapshot()?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot of the last checkpoint, or of a later one, unless something else is under way.
+    pub(super) fn begin_snapshot(&mut self) -> Result<(), StoreError> {
+        if self.writing.is_none() && self.refill.is_none() {
+            let writing = Writing::begin(&*self.disk, &self.snapshots, self.meta.group);
             self.writing = self.survive(writing.map_err(SnapshotError::Io))?;
         }
         Ok(())
     }
 
-    fn checkpoint(&mut self, table: &Table, job: &Job) -> Result<(), TableError> {
+    /// What the table says of itself afterwards.
+    fn checkpoint(
+        &mut self,
+        table: &Table,
+        bodies: &Bodies,
+        restated: &[Restated<'_>],
+        job: &Job,
+    ) -> Result<Meta, ReadError> {
         crash_point("checkpoint_begin");
+        let mut appender = bodies.appender();
+        for (id, entry) in &job.generation.actions {
+            if let Entry::Live(Live { body: Some(body), status, .. }) = entry {
+                appender.add(*id, body, status)?;
+            }
+        }
+        let added = appender.finish()?;
+        bodies.publish(added);
         let mut writer = table.writer();
-        write_generation(&mut writer, &job.generation)?;
+        for restated in restated {
+            restated.write(&mut writer, true)?;
+        }
+        for (hash, used) in &job.generation.keys {
+            writer.put_key(hash, used)?;
+        }
         self.forget_old_keys(table, &mut writer, job.keys_since)?;
         crash_point("checkpoint_meta");
-        writer.put_meta(&job.meta)?;
+        let meta = Meta { files: bodies.describe(), ..job.meta.clone() };
+        writer.put_meta(&meta)?;
         writer.finish()?;
         crash_point("checkpoint_flush");
         table.sync()?;
         crash_point("checkpoint_flushed");
-        Ok(())
+        Ok(meta)
     }
 
     /// A little further through the keys with each checkpoint, and from the start again.
@@ -321,16 +359,16 @@ impl Worker {
         Ok(())
     }
 
-    /// The next part of the snapshot under way, if one is.
+    /// The next part of what is under way: a new table, a snapshot; else some body files are written anew.
     fn slice(&mut self) -> Result<(), StoreError> {
         if self.refill.is_some() {
-            let (table, meta) = (self.table()?, self.meta.clone());
+            let ((table, _), meta) = (self.parts()?, self.meta.clone());
             return self.refill_slice(table, &meta);
         }
         if self.writing.is_none() {
-            return Ok(());
+            return self.reclaim();
         }
-        let table = self.table()?;
+        let (table, bodies) = self.parts()?;
         if self.stopping() || !self.shared.has_room_for(0) {
             self.abandon();
         }
@@ -343,8 +381,8 @@ impl Worker {
         let meta = self.meta.clone();
         let finished = writing.finish(&*self.disk, &self.snapshots, &meta);
         if let Some(bytes) = self.survive(finished)? {
-            let release = self.keep_some().unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot remove old snapshots");
+            let release = self.keep_some(&bodies).unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot remove what older snapshots needed");
                 0
             });
             self.shared.health().snapshots += 1;
@@ -374,33 +412,71 @@ impl Worker {
         }
     }
 
-    /// Removes all snapshots but the newest ones; the group of the oldest that is left.
+    /// Removes all snapshots but the newest ones, and the body files that neither these nor the table name; the
+    /// group of the oldest that is left.
     ///
-    /// The newest was read back before it got its name: the journal before it is needed no more.
-    fn keep_some(&self) -> std::io::Result<u64> {
-        let groups = snapshot::list(&*self.disk, &self.snapshots)?;
+    /// The newest was read back before it got its name: the journal before it is needed no more. No body file was
+    /// replaced since it was begun, and the table was synced since: both name what is described now.
+    fn keep_some(&mut self, bodies: &Bodies) -> Result<u64, StoreError> {
+        let failed = |error| io_error("clear", &self.snapshots)(error);
+        let groups = snapshot::list(&*self.disk, &self.snapshots).map_err(failed)?;
         for old in groups.iter().skip(SNAPSHOTS_KEPT) {
-            self.disk.remove(&snapshot::path(&self.snapshots, *old))?;
+            self.disk.remove(&snapshot::path(&self.snapshots, *old)).map_err(failed)?;
         }
+        if groups.len() > SNAPSHOTS_KEPT {
+            self.disk.sync_dir(&self.snapshots).map_err(failed)?;
+        }
+        bodies.remove_others(&|number| bodies.holds(number))?;
+        crash_point("bodies_removed");
+        (self.replaced_bytes, self.reclaim_failed) = (0, false);
         Ok(groups.get(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0))
     }
 }
 
-/// Writes everything a generation has.
-pub(super) fn write_generation(writer: &mut Writer<'_>, generation: &Generation) -> Result<(), TableError> {
-    let deleted = generation.actions.iter().filter(|(_, entry)| matches!(entry, Entry::Deleted));
-    writer.delete(&deleted.map(|(id, _)| *id).collect::<Vec<_>>())?;
-    for (id, entry) in &generation.actions {
-        match entry {
-            Entry::Live(live) => match &live.body {
-                Some(body) => writer.add(*id, body, &live.status)?,
-                None => writer.restate(*id, &live.status)?,
-            },
-            Entry::Deleted => {}
+/// What a generation changes of an action that is in a body file.
+pub(super) struct Restated<'g> {
+    pub id: u64,
+    /// The version with which it is there.
+    pub written: u32,
+    /// Empty: it is deleted.
+    pub status: &'g [u8],
+    ticket: Ticket,
+    block: Arc<Block>,
+}
+
+impl<'g> Restated<'g> {
+    /// All of them, in the order of ids. An action that was accepted and deleted in one generation is nowhere.
+    fn all(bodies: &Bodies, generation: &'g Generation) -> Result<Vec<Self>, ReadError> {
+        let mut all = Vec::new();
+        for (id, entry) in &generation.actions {
+            let status: &[u8] = match entry {
+                Entry::Live(Live { body: Some(_), .. }) => continue,
+                Entry::Live(live) => &live.status,
+                Entry::Deleted => &[],
+            };
+            match bodies.ticket(*id)? {
+                Some((ticket, block)) => {
+                    all.push(Self { id: *id, written: ticket.version, status, ticket, block });
+                }
+                None if status.is_empty() => {}
+                None => return Err(TableError(format!("action {id} is in no body file")).into()),
+            }
         }
+        Ok(all)
     }
-    for (hash, used) in &generation.keys {
-        writer.put_key(hash, used)?;
+
+    /// Brings it into a table; `counts` if that is the one in use.
+    pub fn write(&self, writer: &mut Writer<'_>, counts: bool) -> Result<(), TableError> {
+        let before = writer.restate(self.id, self.written, self.status)?;
+        if counts {
+            let fate = &self.block.file().fate;
+            match (before, self.status.is_empty()) {
+                (Some(before), _) if before.is_deleted() => {}
+                (before, true) => fate.deleted(&self.ticket, before.is_some()),
+                (None, false) => fate.restated(),
+                (Some(_), false) => {}
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

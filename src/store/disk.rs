@@ -17,7 +17,7 @@ const ZEROS: &[u8] = &[0; 256 * 1024];
 
 /// One open file of a [`Disk`].
 #[expect(clippy::len_without_is_empty, reason = "a length in bytes on a disk, not a collection")]
-pub trait DiskFile: Send {
+pub trait DiskFile: Send + Sync {
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Reads exactly `bytes.len()` bytes at `offset`.

@@ -11,21 +11,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::StoreError;
-use super::base::Base;
-use super::checkpoint::Worker;
+use super::base::{Base, Over};
+use super::checkpoint::{Restated, Worker};
 use super::crash_point::crash_point;
-use super::memory::{Entry, Generation};
+use super::memory::Generation;
 use super::open::remove_tree;
 use super::record::Meta;
 use super::snapshot::after;
+use super::table::later::cluster_of;
 use super::table::{KeyHash, Table, TableError};
 use super::writer::close_table;
 
 /// sled's file is normally about twice the live data; no rebuild below this.
 const GROWN_FACTOR: u64 = 4;
 /// So much live data is taken for granted, so that small stores are left alone.
-const LIVE_BYTES_MIN: u64 = 4 << 20;
-const PACKS_PER_SLICE: usize = 2_000;
+const LIVE_BYTES_MIN: u64 = 1 << 20;
+const CLUSTERS_PER_SLICE: usize = 2_000;
 const KEYS_PER_SLICE: usize = 5_000;
 
 /// A new sled that is being filled from the one in use.
@@ -33,8 +34,8 @@ pub(super) struct Refill {
     table: Arc<Table>,
     name: &'static str,
     reason: String,
-    /// All actions below are there.
-    cursor: u64,
+    /// All clusters of statuses below are there; none: all are.
+    cursor: Option<u64>,
     /// Keys from here on are missing; none: all are there.
     keys_from: Option<KeyHash>,
     keys_begun: bool,
@@ -46,21 +47,21 @@ impl Refill {
         remove_tree(&path).map_err(|error| TableError(error.to_string()))?;
         let table = Arc::new(Table::open(&path, cache_bytes)?);
         crash_point("refill_begun");
-        Ok(Self { table, name, reason, cursor: 0, keys_from: Some([0; 20]), keys_begun: false })
+        Ok(Self { table, name, reason, cursor: Some(0), keys_from: Some([0; 20]), keys_begun: false })
     }
 
     /// Copies the next part; whether that was all there is.
     fn slice(&mut self, old: &Table) -> Result<bool, TableError> {
         crash_point("refill_slice");
         let mut writer = self.table.writer();
-        let (mut packs, mut copied) = (old.packs(self.cursor)?, false);
-        for _ in 0..PACKS_PER_SLICE {
-            let Some(actions) = packs.next()? else { break };
-            for stored in actions.iter().filter(|stored| stored.id >= self.cursor) {
-                writer.add(stored.id, &stored.body, &stored.status)?;
-                copied = true;
+        let mut copied = false;
+        if let Some(from) = self.cursor {
+            let (found, next) = old.laters_from(from, CLUSTERS_PER_SLICE)?;
+            for later in &found {
+                writer.restate(later.id, later.written, &later.status)?;
             }
-            self.cursor = actions.last().map_or(self.cursor, |last| self.cursor.max(last.id + 1));
+            self.cursor = next;
+            copied = true;
         }
         if !copied && let Some(from) = self.keys_from {
             self.keys_begun = true;
@@ -77,15 +78,11 @@ impl Refill {
     }
 
     /// Takes up what a checkpoint changes in the part that is copied already.
-    fn take_up(&mut self, generation: &Generation) -> Result<(), TableError> {
+    fn take_up(&mut self, restated: &[Restated<'_>], generation: &Generation) -> Result<(), TableError> {
         let mut writer = self.table.writer();
-        let changed = generation.actions.range(..self.cursor);
-        let deleted = changed.clone().filter(|(_, entry)| matches!(entry, Entry::Deleted));
-        writer.delete(&deleted.map(|(id, _)| *id).collect::<Vec<_>>())?;
-        for (id, entry) in changed {
-            if let Entry::Live(live) = entry {
-                writer.restate(*id, &live.status)?;
-            }
+        let is_copied = |id| self.cursor.is_none_or(|cursor| cluster_of(id) < cursor);
+        for restated in restated.iter().filter(|restated| is_copied(restated.id)) {
+            restated.write(&mut writer, false)?;
         }
         if self.keys_begun {
             for (hash, used) in &generation.keys {
@@ -127,9 +124,9 @@ impl Worker {
     }
 
     /// Before a checkpoint changes the table in use.
-    pub(super) fn refill_take_up(&mut self, generation: &Generation) {
+    pub(super) fn refill_take_up(&mut self, restated: &[Restated<'_>], generation: &Generation) {
         if let Some(refill) = &mut self.refill
-            && let Err(error) = refill.take_up(generation)
+            && let Err(error) = refill.take_up(restated, generation)
         {
             self.give_up_refill(&error.to_string());
         }
@@ -181,14 +178,16 @@ impl Worker {
         let bytes = bytes_in(&self.shared.dir.join(name)).unwrap_or(0);
         self.shared.marks.leave_table_in(name, bytes)?;
         crash_point("refill_named");
-        let Some(old) = self.shared.replace_base(Base::Table(table)) else { return Ok(()) };
+        let (_, bodies) = self.parts()?;
+        let new = Base { bodies, over: Over::Table(table) };
+        let Some(old) = self.shared.replace_base(new) else { return Ok(()) };
         {
             let mut health = self.shared.health();
             health.rebuilds += 1;
             health.last_rebuild_reason = Some(reason);
         }
         tracing::info!(table_bytes = bytes, "table rebuilt");
-        let closed = if let Base::Table(old) = old { close_table(old) } else { Ok(()) };
+        let closed = if let Base { over: Over::Table(old), .. } = old { close_table(old) } else { Ok(()) };
         if let Err(error) = closed {
             tracing::warn!(%error, "cannot close the old table");
         }

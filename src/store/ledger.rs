@@ -47,11 +47,14 @@ impl Ledger {
     pub fn to_meta(&self, group: u64) -> Meta {
         let Self { store_id, live_count, digest, next_id, incarnation, paused_queues } = self.clone();
         let paused_queues = paused_queues.into_iter().collect();
-        Meta { store_id, group, live_count, digest, next_id, incarnation, paused_queues }
+        // The checkpoint thread knows them.
+        let files = Vec::new();
+        Meta { store_id, group, live_count, digest, next_id, incarnation, paused_queues, files }
     }
 
     pub fn from_meta(meta: Meta) -> Self {
-        let Meta { store_id, group: _, live_count, digest, next_id, incarnation, paused_queues } = meta;
+        let Meta { store_id, group: _, live_count, digest, next_id, incarnation, paused_queues, files: _ } =
+            meta;
         let paused_queues = paused_queues.into_iter().collect();
         Self { store_id, live_count, digest, next_id, incarnation, paused_queues }
     }

@@ -24,7 +24,8 @@ use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
 
 use super::StoreError;
 
-const IDENTITY_FORMAT: u32 = 1;
+/// 1 had the bodies in sled, and was never released.
+const IDENTITY_FORMAT: u32 = 2;
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -122,6 +123,9 @@ impl Marks {
                 Err(StoreError::FromTheFuture { file: file.clone(), found, known: IDENTITY_FORMAT })
             }
             (Some(IDENTITY_FORMAT), Some(id), None) if id.len() == 32 => Ok(Some(id.to_owned())),
+            (Some(1), Some(_), None) => {
+                Err(damaged("it is of format 1, from before the first release, which is not read any more"))
+            }
             _ => Err(damaged("it is not a format version and an id of 32 digits")),
         }
     }
@@ -286,8 +290,10 @@ mod tests {
         let id = random_id().unwrap();
         marks.leave_identity(&id).unwrap();
         assert_eq!(marks.identity().unwrap(), Some(id));
-        marks.write("identity", "2 abc\n").unwrap();
-        assert!(matches!(marks.identity(), Err(StoreError::FromTheFuture { found: 2, known: 1, .. })));
+        marks.write("identity", "3 abc\n").unwrap();
+        assert!(matches!(marks.identity(), Err(StoreError::FromTheFuture { found: 3, known: 2, .. })));
+        marks.write("identity", "1 0123456789abcdef0123456789abcdef\n").unwrap();
+        assert!(marks.identity().unwrap_err().to_string().contains("format 1"));
         marks.write("identity", "").unwrap();
         assert!(matches!(marks.identity(), Err(StoreError::Damaged { .. })));
     }

@@ -1,18 +1,26 @@
-//! The disk: a journal in front of sled, with snapshots from which sled can be rebuilt.
+//! The disk: a journal in front of body files and sled, with snapshots from which sled can be rebuilt.
 //!
 //! ```text
 //!  submit, change ─▶ journal (one write and one sync per group) ─▶ acknowledged, shown to readers
 //!                        │                                              │
 //!                        ▼                                              ▼
-//!                    snapshot ◀── table (sled) ◀── checkpoint ◀── memory table
+//!                    snapshot ◀── table (sled)  ◀──┬── checkpoint ◀── memory table
+//!                                 body files    ◀──┘
 //! ```
 //!
 //! - [`journal`]: what was acknowledged is there and on disk, whatever else is lost.
 //! - `memory`: what changed since the last checkpoint, bounded in bytes.
-//! - `table`: sled as of the last checkpoint; never relied upon alone. `checkpoint` fills it.
-//! - `snapshot`: an export of the table from which, with the journal behind it, sled is rebuilt.
-//! - `open`, `recover`, `replay`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
-//! - `growth`: sled made anew when its file has grown. `ballast`: room on the disk that is kept back. `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
+//! - `bodies`: every action as it stood at the checkpoint that first had it, in files that are only appended to. What a
+//!   start must know of a waiting action stands in front of each block, so that a start reads no bodies.
+//! - `table`: sled, with what changed since a body was written (newer statuses, deletions) and with the idempotency
+//!   keys, as of the last checkpoint; never relied upon alone. `checkpoint` fills both.
+//! - `snapshot`: an export of the table from which, with the body files it names and the journal behind it, sled is
+//!   rebuilt.
+//! - `open`, `recover`, `replay`, `load`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
+//! - `reclaim`: body files written anew when most of them is dead. `growth`: sled made anew when its file has grown. `ballast`: room on the disk that is kept back.
+//! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
+//!
+//! Body files are as much the truth as the journal is: what a snapshot names in them is nowhere else. sled is not.
 //!
 //! # Guarantees
 //!
@@ -30,17 +38,20 @@ use crate::crash_point;
 
 mod ballast;
 mod base;
+mod bodies;
 mod checkpoint;
 mod codec;
 pub mod disk;
 mod growth;
 pub mod journal;
 mod ledger;
+mod load;
 mod marks;
 mod memory;
 mod open;
 mod reader;
 mod rebuild;
+mod reclaim;
 mod record;
 mod recover;
 mod replay;

@@ -1,15 +1,16 @@
 //! A start: whose directory this is, whether sled can be trusted, and what the journal adds to it.
 //!
 //! ```text
-//!  lock ─▶ identity ─▶ marks ─┬─ trusted ───▶ open sled ─▶ replay behind its checkpoint ─▶ count anew ─┐
-//!                             │                   └── anything does not match ──┐                      │
-//!                             └─ not trusted ─▶ quarantine ◀────────────────────┘                      ▼
-//!                                                   └─▶ snapshot ─▶ replay ─▶ count ─▶ started, sled is filled beside
+//!  lock ─▶ identity ─▶ marks ─┬─ trusted ───▶ open sled ─▶ replay behind its checkpoint ─▶ tickets ─▶ count ─┐
+//!                             │                   └── anything does not match ──┐                            │
+//!                             └─ not trusted ─▶ quarantine ◀────────────────────┘                            ▼
+//!                                       └─▶ snapshot ─▶ replay ─▶ tickets ─▶ count ─▶ started, sled is filled beside
 //! ```
 //!
 //! Trusted or not, every unfinished action goes to the engine in the order of ids, and all are counted: live
 //! count and digest must be what checkpoint and journal say. Nothing per action stays in memory but what the
-//! journal holds behind the checkpoint, and 24 bytes an action while sled is rebuilt ([`super::rebuild`]).
+//! journal holds behind the checkpoint, and an entry an action that changed since its body was written while sled
+//! is rebuilt ([`super::rebuild`]).
 //!
 //! # Guarantees
 //!
@@ -18,10 +19,12 @@
 //!
 //! A store is created journal first, identity last, under a mark that lets a start after a crash begin again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bodies::Bodies;
 use super::checkpoint::Checkpointer;
 use super::crash_point::crash_point;
 use super::disk::Disk;
@@ -111,6 +114,7 @@ pub(super) fn open(
         "store opened"
     );
     let memory = super::memory::Memory { current: generation, frozen: None };
+    remove_unnamed(&*disk, &snapshots, &base.bodies)?;
     let shared = Arc::new(Shared::new(marks.clone(), options, memory, base, ledger.next_id, health));
     #[cfg(test)]
     shared.rebuild_held.store(rebuild_held, std::sync::atomic::Ordering::Release);
@@ -142,6 +146,17 @@ pub(super) fn open(
     Ok(Opened { store, reader: Reader { shared }, incarnation, boot_id, store_id, paused_queues, next_id })
 }
 
+/// Removes the body files that neither the start nor a snapshot names: what a crash left half done.
+fn remove_unnamed(disk: &dyn Disk, snapshots: &Path, bodies: &Bodies) -> Result<(), StoreError> {
+    let mut named: BTreeSet<u64> = bodies.describe().iter().map(|file| file.number).collect();
+    for group in snapshot::list(disk, snapshots).map_err(io_error("list", snapshots))? {
+        // What a damaged one names is not known: then everything stays until there is a new one.
+        let Ok(meta) = snapshot::read_meta(disk, &snapshot::path(snapshots, group)) else { return Ok(()) };
+        named.extend(meta.files.iter().map(|file| file.number));
+    }
+    bodies.remove_others(&|number| named.contains(&number))
+}
+
 /// The store's id, and whether the store was created just now.
 fn found_or_find(
     options: &Options,
@@ -162,7 +177,7 @@ fn found_or_find(
         return Ok((id, false));
     }
     if !marks.is_creating()? {
-        for part in ["journal", "snapshot", "table"] {
+        for part in ["journal", "snapshot", "bodies", "table"] {
             let path = options.dir.join(part);
             if !is_empty(&**disk, &path)? {
                 return Err(StoreError::Damaged {

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::bodies::Stored;
 use super::memory::Entry;
 use super::shared::{Shared, action};
-use super::table::TableError;
-use super::table::pack::Stored;
 use super::{Health, StoreError};
 use crate::action::{Action, ActionId};
 
@@ -51,8 +50,7 @@ impl Reader {
                 let action = match found {
                     Found::Entry(entry) => self.shared.complete(id, Some(entry))?,
                     Found::Stored(stored) => {
-                        let decoded = action(id, &stored.body, &stored.status).map_err(TableError::from);
-                        Some(self.shared.trust(decoded)?)
+                        Some(self.shared.trust(action(id, &stored.body, &stored.status))?)
                     }
                 };
                 if let Some(action) = action

@@ -1,27 +1,27 @@
 //! Brings table, journal and memory together at a start: either sled as it lies there, or snapshot and journal
 //! until a new one is made from them. See [`super::open`] for the order of things.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ballast::Ballast;
-use super::base::Base;
+use super::base::{Base, Over, ReadError};
+use super::bodies::{Bodies, Take};
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::journal::{GroupNumber, Journal, Replayed};
 use super::ledger::Ledger;
+use super::load::Merge;
 use super::marks::{io_error, make_dir, sync_dir};
-use super::memory::{Entry, Generation};
+use super::memory::Generation;
 use super::open::remove_tree;
 use super::rebuild::{self, Gather, Gathered, Rebuild};
-use super::record::{peek_status, version_hash};
+use super::record::{FileMeta, Meta};
 use super::replay::Replay;
-use super::shared::action;
 use super::snapshot::{self, Unreadable};
-use super::table::pack::Stored;
 use super::table::{Table, TableError};
 use super::{Loader, Options, StoreError};
-use crate::action::Unfinished;
 
 /// Everything a store runs on.
 pub(super) struct Recovered {
@@ -61,6 +61,17 @@ enum Trouble {
 impl From<TableError> for Trouble {
     fn from(TableError(why): TableError) -> Self {
         Self::Distrust(why)
+    }
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Table(error) => error.into(),
+            // What the last snapshot does not name is in the journal still: without the table it may do.
+            ReadError::Store(error @ StoreError::Damaged { .. }) => Self::Distrust(error.to_string()),
+            ReadError::Store(error) => Self::Store(error),
+        }
     }
 }
 
@@ -127,7 +138,6 @@ impl Recovery<'_> {
         if meta.store_id != self.store_id {
             return Err(Trouble::Distrust("it belongs to another store".to_owned()));
         }
-        table.forget_from(meta.next_id)?;
         let snapshot = self.newest_snapshot()?;
         let covered = snapshot.as_ref().map_or(0, |(meta, _)| meta.group);
         if covered > meta.group {
@@ -138,8 +148,9 @@ impl Recovery<'_> {
         // The checkpoint's own group says what it holds; a snapshot says the same, and the group may be gone.
         let after = if told.is_some() { meta.group } else { meta.group.saturating_sub(1) };
         let (held, counted) = (meta.group, (meta.live_count, meta.digest));
+        let files = meta.files.clone();
         let mut replay = Replay {
-            table: &table,
+            firsts: BTreeMap::new(),
             generation: Generation::default(),
             ledger: Ledger::from_meta(meta),
             held,
@@ -155,11 +166,26 @@ impl Recovery<'_> {
         if replay.checkpointed != Some(counted) {
             return Err(Trouble::Distrust("the journal knows another checkpoint".to_owned()));
         }
-        let Replay { generation, ledger, .. } = replay;
-        let finished = self.load_all(&table, &generation, &ledger)?;
+        let Replay { generation, ledger, firsts, .. } = replay;
+        self.loader.begin();
+        let (bodies, load) = {
+            let mut merge = Merge::new(&mut *self.loader, &table, &generation, &firsts);
+            let bodies = open_bodies(self.options, &self.disk, &self.store_id, &files, &mut |front| {
+                merge.take(front)
+            })?;
+            (bodies, merge.end()?)
+        };
+        if load.counted() != (ledger.live_count, ledger.digest) {
+            return Err(Trouble::Distrust(format!(
+                "it holds {} actions where there should be {}, or other versions of them",
+                load.counted().0,
+                ledger.live_count
+            )));
+        }
+        let finished = load.finished;
         let snapshot = snapshot.map(|(meta, bytes)| (meta.group, bytes));
         Ok(Recovered {
-            base: Base::Table(Arc::new(table)),
+            base: Base { bodies: Arc::new(bodies), over: Over::Table(Arc::new(table)) },
             journal,
             generation,
             ledger,
@@ -216,34 +242,45 @@ impl Recovery<'_> {
 
     /// Everything but sled itself, which the checkpoint thread fills from what is found here.
     fn rebuild_from(&mut self, group: Option<u64>) -> Result<Result<Recovered, Unreadable>, StoreError> {
-        let failed = |error: TableError| StoreError::Io {
-            what: "rebuild",
-            path: self.table.clone(),
-            source: std::io::Error::other(error),
+        let table = self.table.clone();
+        let failed = |error: ReadError| match error {
+            ReadError::Table(error) => {
+                let source = std::io::Error::other(error);
+                StoreError::Io { what: "rebuild", path: table.clone(), source }
+            }
+            ReadError::Store(error) => error,
         };
         let mut gather = Gather::new(self.store_id.clone(), self.options.dir.join("journal"));
-        let (mut held, mut newest) = (0, None);
+        let (mut held, mut newest, mut files) = (0, None, Vec::new());
         if let Some(group) = group {
             let path = snapshot::path(&self.options.dir.join("snapshot"), group);
             match gather.snapshot(&*self.disk, &path) {
-                Ok(of) if of == group => (held, newest) = (group, Some((group, self.len(&path)))),
+                Ok(meta) if meta.group == group => {
+                    (held, newest) = (group, Some((group, self.len(&path))));
+                    files = meta.files;
+                }
                 Ok(_) => return Ok(Err(Unreadable { offset: 0, detail: "it has another name".to_owned() })),
                 Err(unreadable) => return Ok(Err(unreadable)),
             }
         }
+        let bodies = open_bodies(self.options, &self.disk, &self.store_id, &files, &mut |_| Ok(()));
+        let bodies = Arc::new(bodies.map_err(failed)?);
+        gather.over(Arc::clone(&bodies));
         let journal = self.open_journal(held, &mut |replayed| gather.take(&replayed))?;
         let gathered = gather.end(Arc::clone(&self.disk), journal.reader());
         let Gathered { index, sources, ledger, saw_checkpoint } = gathered;
         self.loader.begin();
-        let finished = rebuild::load(&index, &sources, self.loader).map_err(failed)?;
+        let finished = rebuild::load(&bodies, &index, &sources, self.loader).map_err(failed)?;
         crash_point("rebuild_gathered");
-        let dir = self.table.clone();
-        let base = if index.is_empty() && newest.is_none() {
+        let (dir, cache_bytes) = (self.table.clone(), self.options.cache_bytes);
+        let over = if index.is_empty() && newest.is_none() {
             remove_tree(&dir)?;
-            Base::Table(Arc::new(Table::open(&dir, self.options.cache_bytes).map_err(failed)?))
+            Over::Table(Arc::new(Table::open(&dir, cache_bytes).map_err(|error| failed(error.into()))?))
         } else {
-            Base::Rebuild(Arc::new(Rebuild::new(index, sources, dir, self.options.cache_bytes)))
+            let bodies = Arc::clone(&bodies);
+            Over::Rebuild(Arc::new(Rebuild::new(bodies, index, sources, dir, cache_bytes)))
         };
+        let base = Base { bodies, over };
         Ok(Ok(Recovered {
             base,
             journal,
@@ -256,7 +293,7 @@ impl Recovery<'_> {
         }))
     }
 
-    fn newest_snapshot(&self) -> Result<Option<(super::record::Meta, u64)>, StoreError> {
+    fn newest_snapshot(&self) -> Result<Option<(Meta, u64)>, StoreError> {
         let dir = self.options.dir.join("snapshot");
         let groups = snapshot::list(&*self.disk, &dir).map_err(io_error("list", &dir))?;
         for group in groups {
@@ -294,62 +331,15 @@ impl Recovery<'_> {
             replay,
         )
     }
-
-    /// Hands every unfinished action to the loader and counts all; how many are finished.
-    fn load_all(&mut self, table: &Table, generation: &Generation, ledger: &Ledger) -> Result<u64, Trouble> {
-        self.loader.begin();
-        let mut count = Count { loader: &mut *self.loader, ledger: Ledger::default(), finished: 0 };
-        let mut changed = generation.actions.iter().peekable();
-        let mut packs = table.packs(0)?;
-        while let Some(actions) = packs.next()? {
-            for Stored { id, body, status } in actions {
-                while let Some((newer, entry)) = changed.next_if(|(newer, _)| **newer < id) {
-                    count.take_entry(*newer, entry, None)?;
-                }
-                match changed.next_if(|(newer, _)| **newer == id) {
-                    Some((_, entry)) => count.take_entry(id, entry, Some(&body))?,
-                    None => count.take(id, &body, &status)?,
-                }
-            }
-        }
-        for (id, entry) in changed {
-            count.take_entry(*id, entry, None)?;
-        }
-        let Count { ledger: counted, finished, .. } = count;
-        if (counted.live_count, counted.digest) == (ledger.live_count, ledger.digest) {
-            Ok(finished)
-        } else {
-            Err(Trouble::Distrust(format!(
-                "it holds {} actions where there should be {}, or other versions of them",
-                counted.live_count, ledger.live_count
-            )))
-        }
-    }
 }
 
-struct Count<'a> {
-    loader: &'a mut dyn Loader,
-    ledger: Ledger,
-    finished: u64,
-}
-
-impl Count<'_> {
-    fn take_entry(&mut self, id: u64, entry: &Entry, body: Option<&[u8]>) -> Result<(), TableError> {
-        let Entry::Live(live) = entry else { return Ok(()) };
-        let body = live.body.as_deref().or(body);
-        let body = body.ok_or_else(|| TableError(format!("it has lost action {id}")))?;
-        self.take(id, body, &live.status)
-    }
-
-    fn take(&mut self, id: u64, body: &[u8], status: &[u8]) -> Result<(), TableError> {
-        let (version, state) = peek_status(status)?;
-        self.ledger.live_count += 1;
-        self.ledger.digest = self.ledger.digest.wrapping_add(version_hash(id, version));
-        if state.is_final() {
-            self.finished += 1;
-        } else {
-            self.loader.load(&Unfinished::of(&action(id, body, status)?));
-        }
-        Ok(())
-    }
+fn open_bodies(
+    options: &Options,
+    disk: &Arc<dyn Disk>,
+    store_id: &str,
+    files: &[FileMeta],
+    take: &mut Take<'_>,
+) -> Result<Bodies, ReadError> {
+    let dir = options.dir.join("bodies");
+    Bodies::open(Arc::clone(disk), &dir, store_id, options.segment_bytes, files, take)
 }

@@ -1,13 +1,11 @@
 //! Takes up the journal's records at a start, on top of what a trusted table holds. A start without a table is
 //! in [`super::rebuild`].
 //!
-//! Every change passes through the one transition function and must follow the version before it. The
-//! result is a generation as a running store would have it, and the ledger that goes with it.
-//!
-//! The table may be *ahead* of its meta, if a checkpoint was killed: an action may have a later status there
-//! than the replay expects, or be deleted already. Neither matters, since the replay has its last status
-//! whole; but then only the changes behind that status can be checked.
+//! Every change passes through the one transition function and must follow the version before it; what it follows
+//! in the table is checked when that is walked ([`super::load`]), so that the replay looks nothing up. The result
+//! is a generation as a running store would have it, and the ledger that goes with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::StoreError;
@@ -15,12 +13,20 @@ use super::codec::Malformed;
 use super::journal::Replayed;
 use super::ledger::Ledger;
 use super::memory::{Entry, Generation, Live};
-use super::record::{Record, StoredKeyUse, decode_body, decode_status, peek_status};
-use super::table::{Table, TableError, key_hash};
+use super::record::{Record, StoredKeyUse, peek_key, peek_status};
+use super::table::key_hash;
 use crate::action::{Body, Event, IllegalTransition, State};
 
-pub(super) struct Replay<'a> {
-    pub table: &'a Table,
+/// The first change of an action that the table has.
+pub(super) struct First {
+    pub event: Event,
+    /// The version that it changes.
+    pub from: u64,
+    pub next: State,
+}
+
+pub(super) struct Replay {
+    pub firsts: BTreeMap<u64, First>,
     pub generation: Generation,
     pub ledger: Ledger,
     /// The last group that the table holds; records up to it are not taken up.
@@ -35,19 +41,13 @@ pub(super) struct Replay<'a> {
 /// Why the table cannot be what the journal was written on.
 struct Trouble(String);
 
-impl From<TableError> for Trouble {
-    fn from(error: TableError) -> Self {
-        Self(error.to_string())
-    }
-}
-
 impl From<Malformed> for Trouble {
     fn from(Malformed(error): Malformed) -> Self {
         Self(error)
     }
 }
 
-impl Replay<'_> {
+impl Replay {
     /// Takes up one record.
     pub fn take(&mut self, replayed: &Replayed<'_>) -> Result<(), StoreError> {
         let damaged = |journal: &PathBuf, detail: String| StoreError::Damaged {
@@ -104,8 +104,8 @@ impl Replay<'_> {
                 self.ledger.next_id
             )));
         }
-        if let Some((hash, used)) = key_of(id, &decode_body(body)?) {
-            self.generation.insert_key(hash, used);
+        if let Some((uid, key, used)) = peek_key(id, body)? {
+            self.generation.insert_key(key_hash(uid, key), used);
         }
         self.ledger.submitted(id, version);
         let live = Live { version, state, body: Some(body.into()), status: status.into() };
@@ -114,41 +114,32 @@ impl Replay<'_> {
     }
 
     fn changed(&mut self, id: u64, event: Event, status: &[u8]) -> Result<(), Trouble> {
-        let new = decode_status(status)?;
-        let from = new.version.checked_sub(1);
+        let (version, next) = peek_status(status)?;
+        let from = version.checked_sub(1);
         let from = from.ok_or_else(|| Trouble(format!("action {id} has version 0")))?;
-        let before = match self.generation.actions.get(&id) {
-            Some(Entry::Live(live)) => Some((live.version, live.state)),
+        match self.generation.actions.get(&id) {
+            Some(Entry::Live(live)) if live.version == from => {
+                check(live.state, event, next)
+                    .map_err(|illegal| Trouble(format!("action {id}: {illegal}")))?;
+            }
+            Some(Entry::Live(live)) => {
+                return Err(Trouble(format!(
+                    "version {version} of action {id} does not follow {}",
+                    live.version
+                )));
+            }
             Some(Entry::Deleted) => {
                 return Err(Trouble(format!("action {id} changed after it was deleted")));
             }
-            None => self.in_table(id)?,
-        };
-        match before {
-            Some((version, state)) if version == from => {
-                check(state, event, new.state)
-                    .map_err(|illegal| Trouble(format!("action {id}: {illegal}")))?;
+            None if id < self.ledger.next_id => {
+                self.firsts.insert(id, First { event, from, next });
             }
-            // The table is ahead.
-            Some((version, _)) if version >= new.version => {}
-            None if id < self.ledger.next_id => {}
-            _ => {
-                return Err(Trouble(format!(
-                    "version {} of action {id} does not follow {:?}",
-                    new.version,
-                    before.map(|(version, _)| version)
-                )));
-            }
+            None => return Err(Trouble(format!("action {id} changed and was never accepted"))),
         }
-        self.ledger.changed(id, from, new.version);
-        let live = Live { version: new.version, state: new.state, body: None, status: status.into() };
+        self.ledger.changed(id, from, version);
+        let live = Live { version, state: next, body: None, status: status.into() };
         self.generation.insert(id, Entry::Live(live));
         Ok(())
-    }
-
-    fn in_table(&self, id: u64) -> Result<Option<(u64, State)>, Trouble> {
-        let Some(stored) = self.table.get(id)? else { return Ok(None) };
-        Ok(Some(peek_status(&stored.status)?))
     }
 }
 

@@ -7,7 +7,6 @@
 use super::StoreError;
 use super::memory::Entry;
 use super::record::{Record, decode_status, peek_status};
-use super::table::TableError;
 use super::writer::Store;
 use crate::action::{ActionId, State, Status, Timestamp};
 
@@ -138,8 +137,7 @@ fn finished(store: &Store, bytes: &[u8]) -> Result<Option<Status>, StoreError> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let status = peek_status(bytes)
-        .and_then(|(_, state)| state.is_final().then(|| decode_status(bytes)).transpose())
-        .map_err(TableError::from);
+    let status =
+        peek_status(bytes).and_then(|(_, state)| state.is_final().then(|| decode_status(bytes)).transpose());
     store.shared.trust(status)
 }

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::ballast::{Ballast, free_bytes};
-use super::base::Base;
+use super::base::{Base, ReadError};
 use super::codec::Malformed;
 use super::marks::Marks;
 use super::memory::{Entry, Memory};
 use super::record::{decode_body, decode_status};
-use super::table::TableError;
 use super::{Health, Options, StoreError};
 use crate::action::{Action, ActionId};
 
@@ -111,11 +110,11 @@ impl Shared {
         Some(old)
     }
 
-    /// What `read` finds in the table.
+    /// What `read` finds below the memory table.
     ///
     /// A reader may still be at the places of a rebuild when that has ended and the journal moves on: then it
     /// reads again, from the new table.
-    pub fn read<T>(&self, read: impl Fn(&Base) -> Result<T, TableError>) -> Result<T, StoreError> {
+    pub fn read<T>(&self, read: impl Fn(&Base) -> Result<T, ReadError>) -> Result<T, StoreError> {
         let base = self.base()?;
         match read(&base) {
             Err(_) if base.is_rebuilding() && !self.base()?.is_rebuilding() => {
@@ -138,9 +137,22 @@ impl Shared {
         StoreError::Poisoned
     }
 
-    /// The value, or a poisoned store if the table failed.
-    pub fn trust<T>(&self, result: Result<T, TableError>) -> Result<T, StoreError> {
-        result.map_err(|error| self.poison(&error.to_string()))
+    /// The value, or a poisoned store if the table failed. A damaged body is named: nothing else is affected by it,
+    /// and no other start would do better.
+    pub fn trust<T, E: Into<ReadError>>(&self, result: Result<T, E>) -> Result<T, StoreError> {
+        result.map_err(|error| match error.into() {
+            ReadError::Table(error) => self.poison(&error.to_string()),
+            ReadError::Store(error @ StoreError::Io { .. }) => self.poison(&error.to_string()),
+            ReadError::Store(error) => error,
+        })
+    }
+
+    /// Whoever writes cannot go on after any error.
+    pub fn poison_for(&self, error: ReadError) -> StoreError {
+        match error {
+            ReadError::Table(error) => self.poison(&error.to_string()),
+            ReadError::Store(error) => self.poison(&error.to_string()),
+        }
     }
 
     /// The action, if it is there, from `entry` (what memory knows of it) and the table.
@@ -153,11 +165,11 @@ impl Shared {
         if let Some(live) = &live
             && let Some(body) = &live.body
         {
-            return self.trust(action(id, body, &live.status).map_err(TableError::from)).map(Some);
+            return self.trust(action(id, body, &live.status)).map(Some);
         }
         let Some(stored) = self.read(|base| base.get(id))? else { return Ok(None) };
         let status = live.as_ref().map_or(&*stored.status, |live| &live.status);
-        self.trust(action(id, &stored.body, status).map_err(TableError::from)).map(Some)
+        self.trust(action(id, &stored.body, status)).map(Some)
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use super::base::Base;
+use super::base::{Base, Over};
 use super::checkpoint::{Checkpointer, Done, Job};
 use super::crash_point::crash_point;
 use super::journal::{GroupNumber, Journal};
@@ -156,7 +156,7 @@ impl Store {
         let known = self.staged.keys.get(&hash).copied().or_else(|| self.shared.memory().key_use(&hash));
         let found = match known {
             Some(used) => Some(used),
-            None => self.shared.trust(self.shared.base()?.key_use(&hash)?)?,
+            None => self.shared.trust(self.shared.base()?.key_use(&hash))?,
         };
         Ok(found.map(|used| KeyUse { id: ActionId(used.id), digest: used.digest }))
     }
@@ -205,7 +205,7 @@ impl Store {
             return self.close_as_it_is();
         }
         self.shared.check()?;
-        if let Some(Base::Table(table)) = self.shared.take_base() {
+        if let Some(Base { over: Over::Table(table), .. }) = self.shared.take_base() {
             let closed = close_table(table);
             self.shared.trust(closed)?;
         }

@@ -321,6 +321,8 @@ fn nothing_acknowledged_is_lost_by_a_power_cut_at_a_named_point() {
         "outcome_staged:31",
         "checkpoint_begin:2",
         "checkpoint_batch:2",
+        "bodies_block:2",
+        "bodies_synced:2",
         "checkpoint_meta:2",
         "checkpoint_flush:2",
         "checkpoint_flushed:2",

@@ -2,29 +2,33 @@
 //! and checks it: each change must follow the version before it and be a legal one, and every checkpoint on the
 //! way must have counted the same.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::index::{Index, Known, SNAPSHOT, Spot};
+use super::index::{Index, Known, SNAPSHOT, Spot, WRITTEN};
 use super::sources::{Cursor, Sources, spot_of};
-use crate::action::{ActionId, Event, IllegalTransition, State, Unfinished};
+use crate::action::{ActionId, Event, IllegalTransition, State};
+use crate::store::base::ReadError;
+use crate::store::bodies::Bodies;
 use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{PlaceReader, Replayed};
 use crate::store::ledger::Ledger;
-use crate::store::record::{Record, decode_status, peek_status, version_hash};
+use crate::store::load::Load;
+use crate::store::record::{Meta, Record, peek_status};
 use crate::store::replay::check;
-use crate::store::shared::action;
 use crate::store::snapshot::{self, Piece, Unreadable};
-use crate::store::table::TableError;
+use crate::store::table::later::Balance;
 use crate::store::{Loader, StoreError};
 
 /// The pass under way.
 pub(in crate::store) struct Gather {
     index: Index,
     pub ledger: Ledger,
-    action_blocks: Vec<u64>,
+    status_blocks: Vec<u64>,
     key_blocks: Vec<u64>,
+    bodies: Option<Arc<Bodies>>,
     first_segment: Option<u64>,
     snapshot: Option<PathBuf>,
     journal: PathBuf,
@@ -42,6 +46,13 @@ pub(in crate::store) struct Gathered {
 enum Trouble {
     Contradiction(String),
     Illegal(u64, IllegalTransition),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl From<Malformed> for Trouble {
@@ -61,8 +72,9 @@ impl Gather {
         Self {
             index: Index::default(),
             ledger: Ledger::new(store_id),
-            action_blocks: Vec::new(),
+            status_blocks: Vec::new(),
             key_blocks: Vec::new(),
+            bodies: None,
             first_segment: None,
             snapshot: None,
             journal,
@@ -70,30 +82,23 @@ impl Gather {
         }
     }
 
-    /// Takes up a whole snapshot; the group that it is of. The pass cannot go on after an error.
-    pub fn snapshot(&mut self, disk: &dyn Disk, path: &Path) -> Result<u64, Unreadable> {
+    /// Takes up a whole snapshot; its description. The pass cannot go on after an error.
+    pub fn snapshot(&mut self, disk: &dyn Disk, path: &Path) -> Result<Meta, Unreadable> {
         self.snapshot = Some(path.to_owned());
-        let mut counted = Ledger::default();
-        let (index, blocks, keys) = (&mut self.index, &mut self.action_blocks, &mut self.key_blocks);
+        let mut balance: BTreeMap<u64, Balance> = BTreeMap::new();
+        let (index, blocks, keys) = (&mut self.index, &mut self.status_blocks, &mut self.key_blocks);
         let meta = snapshot::read(disk, path, &mut |piece| match piece {
-            Piece::Action { at, id, status } => {
-                let spot = Spot { file: SNAPSHOT, at: number(blocks, at)? };
-                let (version, state) = peek_status(status).map_err(|Malformed(error)| error)?;
-                counted.live_count += 1;
-                counted.digest = counted.digest.wrapping_add(version_hash(id, version));
-                index.push(&Known { id, version, state: Some(state), body: spot, status: spot })
-            }
-            Piece::Later { at, id, status } => {
-                let spot = Spot { file: SNAPSHOT, at: number(blocks, at)? };
-                let known = index.find(id).filter(|known| known.state.is_some());
-                let known = known.ok_or_else(|| format!("action {id} changed and is not there"))?;
-                let Some(status) = status else {
-                    counted.deleted(id, known.version);
-                    return index.replace(&Known { state: None, ..known });
-                };
-                let (version, state) = peek_status(status).map_err(|Malformed(error)| error)?;
-                counted.changed(id, known.version, version);
-                index.replace(&Known { version, state: Some(state), status: spot, ..known })
+            Piece::Later { at, id, written, status } => {
+                let found = Balance::of(id, written, status).map_err(|Malformed(error)| error)?;
+                balance.insert(id, found);
+                let mut known = Known { id, version: 0, state: None, body: WRITTEN, status: WRITTEN };
+                if !status.is_empty() {
+                    let (version, state) = peek_status(status).map_err(|Malformed(error)| error)?;
+                    let status = Spot { file: SNAPSHOT, at: number(blocks, at)? };
+                    known = Known { version, state: Some(state), status, ..known };
+                }
+                index.put(known);
+                Ok(())
             }
             Piece::Keys { at } => {
                 keys.push(at);
@@ -103,13 +108,39 @@ impl Gather {
         if meta.store_id != self.ledger.store_id {
             return Err(Unreadable { offset: 0, detail: "it is not this store's".to_owned() });
         }
-        if (counted.live_count, counted.digest) != (meta.live_count, meta.digest) {
-            let detail = format!("it holds {} actions and says {}", counted.live_count, meta.live_count);
+        let mut all = Balance::default();
+        for one in balance.into_values() {
+            all.add(one);
+        }
+        let count = meta.files.iter().fold(0u64, |sum, file| sum.wrapping_add(file.count));
+        let digest = meta.files.iter().fold(0u64, |sum, file| sum.wrapping_add(file.digest));
+        let counted = (count.wrapping_sub(all.deleted), digest.wrapping_add(all.digest));
+        if counted != (meta.live_count, meta.digest) {
+            let detail = format!("it holds {} actions and says {}", counted.0, meta.live_count);
             return Err(Unreadable { offset: 0, detail });
         }
-        let group = meta.group;
-        self.ledger = Ledger::from_meta(meta);
-        Ok(group)
+        self.ledger = Ledger::from_meta(meta.clone());
+        Ok(meta)
+    }
+
+    /// Where the bodies are that the snapshot names.
+    pub fn over(&mut self, bodies: Arc<Bodies>) {
+        self.bodies = Some(bodies);
+    }
+
+    fn find(&self, id: u64) -> Result<Option<Known>, StoreError> {
+        if let Some(known) = self.index.find(id) {
+            return Ok(Some(known));
+        }
+        let Some(bodies) = &self.bodies else { return Ok(None) };
+        let written = bodies.ticket(id)?.map(|(ticket, _)| Known {
+            id,
+            version: u64::from(ticket.version),
+            state: Some(ticket.state),
+            body: WRITTEN,
+            status: WRITTEN,
+        });
+        Ok(written)
     }
 
     /// Takes up one record behind the snapshot.
@@ -134,6 +165,7 @@ impl Gather {
                 next_step: "copy the store's directory, then see what a backup or `actiond doctor` can do",
             },
             Trouble::Illegal(id, source) => StoreError::Illegal { id: ActionId(id), source },
+            Trouble::Store(error) => error,
         })
     }
 
@@ -146,12 +178,12 @@ impl Gather {
                     return Err(format!("action {id} was accepted where {next} is the next one").into());
                 }
                 self.ledger.submitted(id, version);
-                self.index.push(&Known { id, version, state: Some(state), body: spot, status: spot })?;
+                self.index.put(Known { id, version, state: Some(state), body: spot, status: spot });
             }
             Record::Changed { id, event, status } => self.changed(id, event, status, spot)?,
             Record::Deleted { actions } => {
                 for (id, version) in actions {
-                    let known = self.index.find(id).filter(|known| known.state.is_some());
+                    let known = self.find(id)?.filter(|known| known.state.is_some());
                     let Some(known) = known.filter(|known| known.version == version) else {
                         return Err(format!(
                             "version {version} of action {id} was deleted, which is not there"
@@ -159,7 +191,7 @@ impl Gather {
                         .into());
                     };
                     self.ledger.deleted(id, version);
-                    self.index.replace(&Known { state: None, ..known })?;
+                    self.index.put(Known { state: None, ..known });
                 }
             }
             Record::QueuePaused { queue, paused } => self.ledger.paused(queue, paused),
@@ -179,29 +211,28 @@ impl Gather {
     }
 
     fn changed(&mut self, id: u64, event: Event, status: &[u8], spot: Spot) -> Result<(), Trouble> {
-        let new = decode_status(status)?;
-        let known = self.index.find(id);
+        let (version, next) = peek_status(status)?;
+        let known = self.find(id)?;
         let before = known.and_then(|known| Some((known, known.state?)));
-        let Some((known, state)) = before.filter(|(known, _)| known.version + 1 == new.version) else {
+        let Some((known, state)) = before.filter(|(known, _)| known.version + 1 == version) else {
             return Err(format!(
-                "version {} of action {id} does not follow {:?}",
-                new.version,
+                "version {version} of action {id} does not follow {:?}",
                 known.map(|known| known.version)
             )
             .into());
         };
-        check(state, event, new.state).map_err(|illegal| Trouble::Illegal(id, illegal))?;
-        self.ledger.changed(id, known.version, new.version);
-        self.index.replace(&Known { version: new.version, state: Some(new.state), status: spot, ..known })?;
+        check(state, event, next).map_err(|illegal| Trouble::Illegal(id, illegal))?;
+        self.ledger.changed(id, known.version, version);
+        self.index.put(Known { version, state: Some(next), status: spot, ..known });
         Ok(())
     }
 
     pub fn end(self, disk: Arc<dyn Disk>, journal: PlaceReader) -> Gathered {
         let Self {
-            index, ledger, action_blocks, key_blocks, first_segment, snapshot, saw_checkpoint, ..
+            index, ledger, status_blocks, key_blocks, first_segment, snapshot, saw_checkpoint, ..
         } = self;
         let first_segment = first_segment.unwrap_or(0);
-        let sources = Sources { disk, snapshot, action_blocks, key_blocks, first_segment, journal };
+        let sources = Sources { disk, snapshot, status_blocks, key_blocks, first_segment, journal };
         Gathered { index, sources, ledger, saw_checkpoint }
     }
 }
@@ -216,18 +247,41 @@ fn number(blocks: &mut Vec<u64>, at: u64) -> Result<u32, String> {
 
 /// Hands every unfinished action to the loader; how many are finished.
 pub(in crate::store) fn load(
+    bodies: &Bodies,
     index: &Index,
     sources: &Sources,
     loader: &mut dyn Loader,
-) -> Result<u64, TableError> {
-    let (mut cursor, mut finished) = (Cursor::default(), 0);
-    for known in index.live_from(0) {
+) -> Result<u64, ReadError> {
+    let (mut cursor, mut load) = (Cursor::default(), Load::new(loader));
+    for file in bodies.files().iter() {
+        let of_file = index.range(file.first_id(), file.meta.last_id).collect::<Vec<_>>();
+        let mut known = of_file.into_iter().peekable();
+        file.fronts(&mut |front| {
+            let mut tickets = front.tickets();
+            while let Some(ticket) = tickets.next()? {
+                while known.next_if(|known| known.id < ticket.id).is_some() {}
+                match known.next_if(|known| known.id == ticket.id) {
+                    Some(known) if known.state.is_none() => front.fate().deleted(&ticket, false),
+                    Some(known) => {
+                        let status = sources.later_status(&known, &mut cursor)?;
+                        if status.is_some() {
+                            front.fate().restated();
+                        }
+                        load.written(front, &ticket, status.as_deref())?;
+                    }
+                    None => load.written(front, &ticket, None)?,
+                }
+            }
+            Ok(())
+        })?;
+    }
+    for known in index.unwritten_from(0) {
         if known.state.is_some_and(State::is_final) {
-            finished += 1;
+            load.finished += 1;
         } else {
             let stored = sources.stored(&known, &mut cursor)?;
-            loader.load(&Unfinished::of(&action(stored.id, &stored.body, &stored.status)?));
+            load.whole(stored.id, &stored.body, &stored.status)?;
         }
     }
-    Ok(finished)
+    Ok(load.finished)
 }

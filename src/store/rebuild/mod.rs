@@ -1,8 +1,8 @@
 //! Rebuilding sled while the store is open already.
 //!
 //! ```text
-//!  open:    snapshot ─▶ journal behind it ─▶ Index ─▶ unfinished actions to the engine     (gather)
-//!  beside:  Index ─▶ bodies and statuses by their places ─▶ a new sled ─▶ takes its place  (fill)
+//!  open:    snapshot, its body files ─▶ journal behind it ─▶ Index ─▶ unfinished actions to the engine     (gather)
+//!  beside:  Index ─▶ keys, later statuses, bodies from the journal ─▶ a new sled ─▶ takes its place         (fill)
 //! ```
 //!
 //! Until the new sled is whole it is not a checkpoint: a crash has the next start begin again. Changes collect
@@ -28,9 +28,13 @@ pub(super) use gather::{Gather, Gathered, load};
 pub(super) use index::Index;
 pub(super) use sources::{Cursor, Sources};
 
+use index::Known;
+
 use super::StoreError;
+use super::base::ReadError;
+use super::bodies::{Bodies, Stored};
 use super::open::remove_tree;
-use super::table::pack::Stored;
+use super::table::later::Later;
 use super::table::{Table, TableError};
 
 /// Actions that a reader gets at a time.
@@ -38,6 +42,7 @@ const READ_AT_ONCE: usize = 32;
 
 /// A rebuild under way: what is known, and where the rest is read.
 pub(super) struct Rebuild {
+    pub bodies: Arc<Bodies>,
     pub index: Index,
     pub sources: Sources,
     /// Where the new sled goes.
@@ -48,8 +53,8 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
-    pub fn new(index: Index, sources: Sources, dir: PathBuf, cache_bytes: u64) -> Self {
-        Self { index, sources, dir, cache_bytes, keys: RwLock::default() }
+    pub fn new(bodies: Arc<Bodies>, index: Index, sources: Sources, dir: PathBuf, cache_bytes: u64) -> Self {
+        Self { bodies, index, sources, dir, cache_bytes, keys: RwLock::default() }
     }
 
     pub fn keys(&self) -> Option<Arc<Table>> {
@@ -62,24 +67,55 @@ impl Rebuild {
         remove_tree(&self.dir)
     }
 
-    pub fn get(&self, id: u64) -> Result<Option<Stored>, TableError> {
-        let Some(known) = self.index.find(id).filter(|known| known.state.is_some()) else { return Ok(None) };
-        self.sources.stored(&known, &mut Cursor::default()).map(Some)
+    /// An action that is in the index, if it lives.
+    pub fn get(&self, known: &Known) -> Result<Option<Stored>, ReadError> {
+        if known.state.is_none() {
+            return Ok(None);
+        }
+        self.stored(known, &mut Cursor::default()).map(Some)
     }
 
-    /// Some actions from `from` on, in the order of ids; none at the end.
-    pub fn some_from(&self, from: u64) -> Result<Vec<Stored>, TableError> {
-        let mut cursor = Cursor::default();
-        let known = self.index.live_from(from).take(READ_AT_ONCE);
-        known.map(|known| self.sources.stored(&known, &mut cursor)).collect()
+    fn stored(&self, known: &Known, cursor: &mut Cursor) -> Result<Stored, ReadError> {
+        let Known { id, .. } = *known;
+        if !known.is_written() {
+            return Ok(self.sources.stored(known, cursor)?);
+        }
+        let lost = || TableError(format!("action {id} is in no body file"));
+        let (ticket, block) = self.bodies.ticket(id)?.ok_or_else(lost)?;
+        let stored = block.stored(&ticket)?;
+        Ok(match self.sources.later_status(known, cursor)? {
+            Some(status) => Stored { status, ..stored },
+            None => stored,
+        })
     }
 
-    /// The nearest actions below `before`, in the order of ids; none at the end.
-    pub fn some_before(&self, before: u64) -> Result<Vec<Stored>, TableError> {
+    /// What became of the written actions from `first` to `last`.
+    pub fn laters(&self, first: u64, last: u64) -> Result<Vec<Later>, ReadError> {
+        let (mut found, mut cursor) = (Vec::new(), Cursor::default());
+        for known in self.index.range(first, last) {
+            let id = known.id;
+            if known.state.is_none() {
+                found.push(Later { id, written: 0, status: Vec::new() });
+            } else if let Some(status) = self.sources.later_status(&known, &mut cursor)? {
+                found.push(Later { id, written: 0, status });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Some actions that are in no body file from `from` on, in the order of ids; none at the end.
+    pub fn some_from(&self, from: u64) -> Result<Vec<Stored>, ReadError> {
         let mut cursor = Cursor::default();
-        let known = self.index.live_below(before).take(READ_AT_ONCE);
-        let found: Result<Vec<Stored>, TableError> =
-            known.map(|known| self.sources.stored(&known, &mut cursor)).collect();
+        let known = self.index.unwritten_from(from).take(READ_AT_ONCE);
+        known.map(|known| self.stored(&known, &mut cursor)).collect()
+    }
+
+    /// The nearest actions that are in no body file below `before`, in the order of ids; none at the end.
+    pub fn some_before(&self, before: u64) -> Result<Vec<Stored>, ReadError> {
+        let mut cursor = Cursor::default();
+        let known = self.index.unwritten_below(before).take(READ_AT_ONCE);
+        let found: Result<Vec<Stored>, ReadError> =
+            known.map(|known| self.stored(&known, &mut cursor)).collect();
         found.map(|mut found| {
             found.reverse();
             found

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::index::{Known, SNAPSHOT, Spot};
+use super::index::{Known, SNAPSHOT, Spot, WRITTEN};
+use crate::store::bodies::Stored;
 use crate::store::codec::Malformed;
 use crate::store::disk::Disk;
 use crate::store::journal::{OpenSegment, Place, PlaceReader};
 use crate::store::record::{Record, StoredKeyUse};
 use crate::store::snapshot::{Blocks, Unreadable};
-use crate::store::table::pack::{Stored, next_packed};
+use crate::store::table::later::next_packed;
 use crate::store::table::{KeyHash, TableError};
 
 /// Where things are read: shared by all who read.
@@ -17,7 +18,7 @@ pub(in crate::store) struct Sources {
     pub disk: Arc<dyn Disk>,
     /// The snapshot's file, if there is one, and where its blocks are.
     pub snapshot: Option<PathBuf>,
-    pub action_blocks: Vec<u64>,
+    pub status_blocks: Vec<u64>,
     pub key_blocks: Vec<u64>,
     /// The segment that is file 1.
     pub first_segment: u64,
@@ -54,7 +55,15 @@ impl Sources {
         TableError(format!("{path} is damaged at offset {offset}: {detail}"))
     }
 
-    /// The action with its last status.
+    /// The last status of an action, unless that is the one in its body file.
+    pub fn later_status(&self, known: &Known, cursor: &mut Cursor) -> Result<Option<Vec<u8>>, TableError> {
+        if known.status == WRITTEN {
+            return Ok(None);
+        }
+        self.parts(known.id, known.status, cursor, true).map(|(_, status)| Some(status))
+    }
+
+    /// The action with its last status, of which the journal has the body.
     pub fn stored(&self, known: &Known, cursor: &mut Cursor) -> Result<Stored, TableError> {
         let Known { id, body: body_spot, status: status_spot, .. } = *known;
         let (body, status) = self.parts(id, body_spot, cursor, false)?;
@@ -74,15 +83,19 @@ impl Sources {
         let lost = || TableError(format!("action {id} is not where it was"));
         if spot.file == SNAPSHOT {
             if cursor.block.as_ref().is_none_or(|(number, _)| *number != spot.at) {
-                let at = self.action_blocks.get(spot.at as usize).ok_or_else(lost)?;
+                let at = self.status_blocks.get(spot.at as usize).ok_or_else(lost)?;
                 let blocks = self.blocks(&mut cursor.snapshot)?;
                 cursor.block = Some((spot.at, blocks.pack(*at).map_err(|error| self.unreadable(&error))?));
             }
             let mut pack = cursor.block.as_ref().map_or(&[][..], |(_, pack)| pack);
-            while let Some((found, body, status)) = next_packed(&mut pack)? {
+            let mut newest = None;
+            while let Some((found, _, status)) = next_packed(&mut pack)? {
                 if found == id {
-                    return Ok((body.to_vec(), status.to_vec()));
+                    newest = Some(status);
                 }
+            }
+            if let Some(status) = newest {
+                return Ok((Vec::new(), status.to_vec()));
             }
             return Err(lost());
         }
@@ -101,7 +114,7 @@ impl Sources {
 
     /// The body that an action was submitted with, if the journal has it.
     pub fn journal_body(&self, known: &Known, cursor: &mut Cursor) -> Result<Option<Vec<u8>>, TableError> {
-        if known.body.file == SNAPSHOT {
+        if known.is_written() {
             return Ok(None);
         }
         self.parts(known.id, known.body, cursor, false).map(|(body, _)| Some(body))

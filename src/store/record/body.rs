@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::action::{ActionId, Actor, Body, JsonText, LockKey, OnConflict, Recovery, RetryPolicy, Timestamp};
+use super::StoredKeyUse;
+use crate::action::{
+    ActionId, Actor, Body, JsonText, LockKey, OnConflict, Recovery, RetryPolicy, Timestamp, kind_number,
+};
 use crate::store::codec::{Malformed, decode_versioned, encode_versioned};
 
 const VERSION: u8 = 1;
@@ -164,4 +167,32 @@ pub(in crate::store) fn decode_body(bytes: &[u8]) -> Result<Body, Malformed> {
         locks: locks.into_iter().map(LockKey).collect(),
         retry_of: retry_of.map(ActionId),
     })
+}
+
+/// What scheduling needs of a stored body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct BodyFacts<'a> {
+    pub queue: &'a str,
+    pub kind: u16,
+    pub priority: u8,
+    pub deadline: Option<i64>,
+    pub first_lock: Option<u64>,
+    pub lock_count: usize,
+}
+
+/// The facts of a stored body, without building it.
+pub(in crate::store) fn peek_body(bytes: &[u8]) -> Result<BodyFacts<'_>, Malformed> {
+    let BodyV1 { action, queue, priority, deadline, locks, .. } = decode_versioned("a body", VERSION, bytes)?;
+    let (first_lock, lock_count) = (locks.first().copied(), locks.len());
+    Ok(BodyFacts { queue, kind: kind_number(action), priority, deadline, first_lock, lock_count })
+}
+
+/// Uid, idempotency key and its use by action `id`, if the stored body has a key.
+pub(in crate::store) fn peek_key(
+    id: u64,
+    bytes: &[u8],
+) -> Result<Option<(u32, &str, StoredKeyUse)>, Malformed> {
+    let BodyV1 { uid, idempotency_key, request_digest, accepted_at, .. } =
+        decode_versioned("a body", VERSION, bytes)?;
+    Ok(idempotency_key.map(|key| (uid, key, StoredKeyUse { id, digest: request_digest, accepted_at })))
 }

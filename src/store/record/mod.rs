@@ -20,9 +20,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(super) use body::{decode_body, encode_body};
+pub(super) use body::{BodyFacts, decode_body, encode_body, peek_body, peek_key};
 use serde::{Deserialize, Serialize};
-pub(super) use status::{decode_status, encode_status, peek_status};
+pub(super) use status::{StatusFacts, decode_status, encode_status, peek_status, peek_waiting};
 
 use super::codec::{Malformed, decode, decode_versioned, encode_into, encode_versioned};
 use crate::action::Event;
@@ -221,6 +221,20 @@ pub(super) struct Meta {
     pub next_id: u64,
     pub incarnation: u64,
     pub paused_queues: Vec<String>,
+    /// Where the bodies are, in the order of ids.
+    pub files: Vec<FileMeta>,
+}
+
+/// A body file as of a checkpoint. What lies behind `bytes` in it is not part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileMeta {
+    pub number: u64,
+    pub bytes: u64,
+    /// The last action in it.
+    pub last_id: u64,
+    /// Actions in it, deleted ones included, and the sum of [`version_hash`] over them as they are written there.
+    pub count: u64,
+    pub digest: u64,
 }
 
 impl Meta {

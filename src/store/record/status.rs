@@ -227,3 +227,22 @@ pub(in crate::store) fn peek_status(bytes: &[u8]) -> Result<(u64, State), Malfor
     let (version, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
     Ok((u64::from_le_bytes(*version), state_from(*rest.first().ok_or_else(short)?)?))
 }
+
+/// What scheduling needs of a stored status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct StatusFacts {
+    pub version: u64,
+    pub state: State,
+    pub due_at: Option<i64>,
+    pub attempt: u32,
+    pub locks_freed: bool,
+    pub has_claim: bool,
+}
+
+/// The facts of a stored status, without building it.
+pub(in crate::store) fn peek_waiting(bytes: &[u8]) -> Result<StatusFacts, Malformed> {
+    let StatusV1 { version, state, due_at, attempt, locks_freed, claim, .. } =
+        decode_versioned("a status", VERSION, bytes)?;
+    let state = state_from(state)?;
+    Ok(StatusFacts { version, state, due_at, attempt, locks_freed, has_claim: claim.is_some() })
+}

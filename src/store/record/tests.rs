@@ -80,6 +80,7 @@ fn golden() -> Vec<(&'static str, Vec<u8>)> {
         next_id: 6,
         incarnation: 5,
         paused_queues: vec!["slow".to_owned()],
+        files: vec![FileMeta { number: 1, bytes: 2, last_id: 3, count: 4, digest: 5 }],
     };
     vec![
         ("body", body.clone()),

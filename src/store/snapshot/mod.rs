@@ -1,12 +1,11 @@
-//! Snapshots: everything that is live as of one checkpoint, in one checksummed file, from which sled can be
-//! rebuilt together with the journal behind it.
+//! Snapshots: what the table has as of one checkpoint, in one checksummed file, from which sled can be rebuilt
+//! together with the body files that it names and the journal behind it.
 //!
 //! ```text
-//!  "actsnap" 1
+//!  "actsnap" 2
 //!  block: kind u8 | len u32 | crc32c u32 of kind, len and payload | payload
-//!    2  a pack of actions; over all such blocks in the order of ids
 //!    3  idempotency keys: hash, id, digest, accepted_at; of one that comes again the last counts
-//!    5  a pack of later statuses: no body; without status the action was deleted
+//!    5  a pack of later statuses (`table::later`): of an action that comes again the last counts
 //!    4  Meta and crc32c of the whole file before this block                    last, once
 //!  offset of the last block u64
 //! ```
@@ -19,7 +18,8 @@
 //!
 //! - A file `GROUP.snap` is whole and on disk: it is written as `.tmp`, synced, read back, renamed, its directory
 //!   synced.
-//! - It holds what its checkpoint says: a live count or digest that differs makes [`Writing::finish`] fail.
+//! - With its body files it holds what its checkpoint says: a live count or digest that differs makes
+//!   [`Writing::finish`] fail.
 //! - Reading gives all of it or an error.
 //!
 //! Written by the checkpoint thread, read by a start and while sled is rebuilt.
@@ -38,15 +38,14 @@ use super::disk::Disk;
 use super::record::Meta;
 use super::table::{KeyHash, TableError};
 
-const MAGIC: &[u8; 8] = b"actsnap\x01";
-const ACTIONS: u8 = 2;
+const MAGIC: &[u8; 8] = b"actsnap\x02";
 const KEYS: u8 = 3;
 const END: u8 = 4;
 const LATER: u8 = 5;
 const BLOCK_HEADER: usize = 9;
 const FOOTER: usize = 8;
 const BLOCK_BYTES: usize = 256 << 10;
-/// A single action can be larger than a block; nothing else is.
+/// A single status can be larger than a block; nothing else is.
 const BLOCK_BYTES_MAX: u32 = 128 << 20;
 const KEYS_PER_BLOCK: usize = 2_000;
 

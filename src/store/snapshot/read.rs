@@ -2,30 +2,19 @@
 
 use std::path::Path;
 
-use super::{ACTIONS, BLOCK_BYTES_MAX, BLOCK_HEADER, END, End, FOOTER, KEYS, LATER, MAGIC};
+use super::{BLOCK_BYTES_MAX, BLOCK_HEADER, END, End, FOOTER, KEYS, LATER, MAGIC};
 use crate::store::codec::{Malformed, decode, decode_versioned};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::record::{Meta, StoredKeyUse};
 use crate::store::table::KeyHash;
-use crate::store::table::pack::next_packed;
+use crate::store::table::later::next_packed;
 
 /// What reading a snapshot hands over, piece by piece. `at` is the offset of its block.
 pub(in crate::store) enum Piece<'a> {
-    Action {
-        at: u64,
-        id: u64,
-        status: &'a [u8],
-    },
-    /// A later status; none if the action was deleted.
-    Later {
-        at: u64,
-        id: u64,
-        status: Option<&'a [u8]>,
-    },
+    /// A later status; an empty one if the action was deleted.
+    Later { at: u64, id: u64, written: u32, status: &'a [u8] },
     /// The next block of keys.
-    Keys {
-        at: u64,
-    },
+    Keys { at: u64 },
 }
 
 /// Why a snapshot cannot be read: where, and what is wrong there.
@@ -83,11 +72,11 @@ impl Blocks {
         }
     }
 
-    /// The pack of actions, or of later statuses, in the block at that offset.
+    /// The pack of later statuses in the block at that offset.
     pub fn pack(&self, at: u64) -> Result<Vec<u8>, Unreadable> {
         match self.block(at)? {
-            (_, ACTIONS | LATER, payload) => Ok(payload),
-            _ => Err(Unreadable { offset: at, detail: "there are no actions in this block".to_owned() }),
+            (_, LATER, payload) => Ok(payload),
+            _ => Err(Unreadable { offset: at, detail: "there are no statuses in this block".to_owned() }),
         }
     }
 
@@ -129,30 +118,21 @@ pub(in crate::store) fn read(
 ) -> Result<Meta, Unreadable> {
     let blocks = Blocks::open(disk, path)?;
     let (end_at, End { meta, crc: told }) = blocks.end()?;
-    let (mut at, mut crc, mut last_id) = (MAGIC.len() as u64, crc32c::crc32c(MAGIC), 0u64);
+    let (mut at, mut crc) = (MAGIC.len() as u64, crc32c::crc32c(MAGIC));
     while at < end_at {
         let (header, kind, payload) = blocks.block(at)?;
         crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, &header), &payload);
         let bad = |detail: String| Unreadable { offset: at, detail };
         let mut pack = &*payload;
         match kind {
-            ACTIONS => {
-                while let Some((id, _, status)) =
-                    next_packed(&mut pack).map_err(|Malformed(error)| bad(error))?
-                {
-                    if id <= last_id || id >= meta.next_id {
-                        return Err(bad(format!("action {id} is out of order")));
-                    }
-                    last_id = id;
-                    take(Piece::Action { at, id, status }).map_err(bad)?;
-                }
-            }
             LATER => {
-                while let Some((id, _, status)) =
+                while let Some((id, written, status)) =
                     next_packed(&mut pack).map_err(|Malformed(error)| bad(error))?
                 {
-                    let status = Some(status).filter(|status| !status.is_empty());
-                    take(Piece::Later { at, id, status }).map_err(bad)?;
+                    if id >= meta.next_id {
+                        return Err(bad(format!("action {id} was never accepted")));
+                    }
+                    take(Piece::Later { at, id, written, status }).map_err(bad)?;
                 }
             }
             KEYS => take(Piece::Keys { at }).map_err(bad)?,

@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ACTIONS, BLOCK_BYTES, BLOCK_HEADER, END, End, KEYS, KEYS_PER_BLOCK, LATER, MAGIC, SnapshotError, after,
-    path, read, remove_unfinished,
+    BLOCK_BYTES, BLOCK_HEADER, END, End, KEYS, KEYS_PER_BLOCK, LATER, MAGIC, SnapshotError, after, path,
+    read, remove_unfinished,
 };
+use crate::store::checkpoint::Restated;
 use crate::store::codec::{encode_into, encode_versioned};
 use crate::store::crash_point::crash_point;
 use crate::store::disk::{Disk, DiskFile};
-use crate::store::memory::{Entry, Generation};
-use crate::store::record::{Meta, peek_status, version_hash};
-use crate::store::table::pack::pack_into;
+use crate::store::memory::Generation;
+use crate::store::record::{FileMeta, Meta};
+use crate::store::table::later::{Balance, cluster_of, pack_into};
 use crate::store::table::{KeyHash, Table, TableError};
 
 /// How many blocks a slice has: about what a checkpoint writes in a tenth of a second.
 const BLOCKS_PER_SLICE: usize = 16;
+const CLUSTERS_PER_BLOCK: usize = 128;
 
 /// Where the walk through the keys is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,11 +31,11 @@ enum Keys {
 pub(in crate::store) struct Writing {
     beside: PathBuf,
     out: Out,
-    /// All actions below are written.
-    cursor: u64,
+    /// All clusters of statuses below are written; none: all are.
+    cursor: Option<u64>,
     keys: Keys,
-    live_count: u64,
-    digest: u64,
+    /// Of all statuses that are written.
+    balance: Balance,
 }
 
 impl Writing {
@@ -43,7 +45,7 @@ impl Writing {
         let mut out = Out { file: disk.create(&beside)?, offset: 0, crc: 0 };
         out.raw(MAGIC)?;
         crash_point("snapshot_begun");
-        Ok(Self { beside, out, cursor: 0, keys: Keys::NotBegun, live_count: 0, digest: 0 })
+        Ok(Self { beside, out, cursor: Some(0), keys: Keys::NotBegun, balance: Balance::default() })
     }
 
     /// Removes what was written: it is not a snapshot until it is renamed, and it may be what fills the disk.
@@ -57,40 +59,26 @@ impl Writing {
     pub fn slice(&mut self, table: &Table) -> Result<bool, SnapshotError> {
         crash_point("snapshot_slice");
         for _ in 0..BLOCKS_PER_SLICE {
-            if self.actions(table)? {
-                continue;
-            }
-            // Checkpoints may have added actions meanwhile, so these are asked for again behind the keys.
-            if !self.keys(table)? {
+            if !self.statuses(table)? && !self.keys(table)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// One block of actions; whether there were any.
-    fn actions(&mut self, table: &Table) -> Result<bool, SnapshotError> {
-        let mut block = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8);
-        let mut packs = table.packs(self.cursor)?;
-        while block.len() < BLOCK_BYTES
-            && let Some(actions) = packs.next()?
-        {
-            for stored in actions {
-                // The first pack may begin below.
-                if stored.id < self.cursor {
-                    continue;
-                }
-                let (version, _) = peek_status(&stored.status).map_err(TableError::from)?;
-                self.live_count += 1;
-                self.digest = self.digest.wrapping_add(version_hash(stored.id, version));
-                self.cursor = stored.id + 1;
-                pack_into(&mut block, stored.id, &stored.body, &stored.status);
-            }
+    /// One block of later statuses; whether there were any left to look for.
+    fn statuses(&mut self, table: &Table) -> Result<bool, SnapshotError> {
+        let Some(from) = self.cursor else { return Ok(false) };
+        let (found, next) = table.laters_from(from, CLUSTERS_PER_BLOCK)?;
+        let mut block = Vec::new();
+        for later in &found {
+            self.balance.add(later.balance().map_err(TableError::from)?);
+            pack_into(&mut block, later.id, later.written, &later.status);
         }
-        if block.is_empty() {
-            return Ok(false);
+        self.cursor = next;
+        if !block.is_empty() {
+            self.out.block(LATER, &block)?;
         }
-        self.out.block(ACTIONS, &block)?;
         Ok(true)
     }
 
@@ -111,23 +99,22 @@ impl Writing {
     }
 
     /// Takes up what a checkpoint is about to change in the part that is written. Before the table has it.
-    pub fn take_up(&mut self, table: &Table, generation: &Generation) -> Result<(), SnapshotError> {
+    pub fn take_up(
+        &mut self,
+        table: &Table,
+        restated: &[Restated<'_>],
+        generation: &Generation,
+    ) -> Result<(), SnapshotError> {
         let mut block = Vec::new();
-        for (id, entry) in generation.actions.range(..self.cursor) {
-            // Whatever is below the cursor is written as the table has it now, or gone.
-            let Some(before) = table.get(*id)? else { continue };
-            let (version, _) = peek_status(&before.status).map_err(TableError::from)?;
-            self.digest = self.digest.wrapping_sub(version_hash(*id, version));
-            match entry {
-                Entry::Live(live) => {
-                    self.digest = self.digest.wrapping_add(version_hash(*id, live.version));
-                    pack_into(&mut block, *id, &[], &live.status);
-                }
-                Entry::Deleted => {
-                    self.live_count = self.live_count.saturating_sub(1);
-                    pack_into(&mut block, *id, &[], &[]);
-                }
+        let is_written =
+            |restated: &&Restated<'_>| self.cursor.is_none_or(|cursor| cluster_of(restated.id) < cursor);
+        let written: Vec<&Restated<'_>> = restated.iter().filter(is_written).collect();
+        for Restated { id, written, status, .. } in written {
+            if let Some(before) = table.later(*id)? {
+                self.balance.take(before.balance().map_err(TableError::from)?);
             }
+            self.balance.add(Balance::of(*id, *written, status).map_err(TableError::from)?);
+            pack_into(&mut block, *id, *written, status);
             if block.len() >= BLOCK_BYTES {
                 self.out.block(LATER, &std::mem::take(&mut block))?;
             }
@@ -163,10 +150,13 @@ impl Writing {
     }
 
     fn end(&mut self, disk: &dyn Disk, meta: &Meta) -> Result<u64, SnapshotError> {
-        if (self.live_count, self.digest) != (meta.live_count, meta.digest) {
+        let count = |of: fn(&FileMeta) -> u64| meta.files.iter().map(of).fold(0, u64::wrapping_add);
+        let live_count = count(|file| file.count).wrapping_sub(self.balance.deleted);
+        let digest = count(|file| file.digest).wrapping_add(self.balance.digest);
+        if (live_count, digest) != (meta.live_count, meta.digest) {
             return Err(SnapshotError::Table(TableError(format!(
-                "it holds {} actions where the checkpoint has {}, or other versions of them",
-                self.live_count, meta.live_count
+                "it holds {live_count} actions where the checkpoint has {}, or other versions of them",
+                meta.live_count
             ))));
         }
         let at = self.out.offset;

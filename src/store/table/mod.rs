@@ -5,16 +5,15 @@
 //!
 //! ```text
 //!  m                     the checkpoint's Meta
-//!  b id                  a pack of actions: this one and those that follow, body and status
-//!  s id                  a later status of an action in a pack
+//!  s id/16               what changed of these 16 actions since their bodies were written: see `later`
 //!  k uid hash            the first use of an idempotency key
 //!  c key n               chunk n (1...) of the value of that key
 //!
 //!  value = crc32c of the whole payload u32 | format u8 | chunks u16 | payload, or its first chunk
 //! ```
 //!
-//! Bodies never change and ids are consecutive, and sled's cost is per key: hence packs. A pack is known by
-//! its first id, also after that action was deleted from it.
+//! sled's cost is per key, and actions that are neighbours mostly end together: hence 16 of them share one. What never
+//! changes is not here but in the body files, [`super::bodies`].
 //!
 //! # Guarantees
 //!
@@ -23,8 +22,7 @@
 //!
 //! Written by the checkpoint thread and by a start; read by everybody. Batches are atomic in sled.
 
-pub(super) mod pack;
-mod scan;
+pub(super) mod later;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -34,7 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pack::{Stored, unpack};
+use later::{Later, cluster_of, unpack};
 use sha2::{Digest as _, Sha256};
 pub(super) use write::Writer;
 
@@ -198,37 +196,50 @@ impl Table {
         guard(|| self.value(META)?.map(|bytes| Meta::decode(&bytes)).transpose().map_err(TableError::from))
     }
 
-    /// The action's body and its last status.
-    pub fn get(&self, id: u64) -> Result<Option<Stored>, TableError> {
-        guard(|| {
-            let Some((_, pack)) = self.pack_of(id)? else { return Ok(None) };
-            let Some(mut stored) = unpack(&pack)?.into_iter().find(|stored| stored.id == id) else {
-                return Ok(None);
-            };
-            if let Some(status) = self.value(&id_key(b's', id))? {
-                stored.status = status;
-            }
-            Ok(Some(stored))
+    /// What became of the action since its body was written.
+    pub fn later(&self, id: u64) -> Result<Option<Later>, TableError> {
+        Ok(self.cluster(cluster_of(id))?.into_iter().find(|later| later.id == id))
+    }
+
+    /// The same of all actions of a cluster, in the order of ids.
+    pub fn cluster(&self, cluster: u64) -> Result<Vec<Later>, TableError> {
+        guard(|| match self.value(&id_key(b's', cluster))? {
+            Some(pack) => Ok(unpack(cluster, &pack)?),
+            None => Ok(Vec::new()),
         })
     }
 
-    /// The actions below `before` of the nearest pack that has any, in the order of ids.
-    pub fn pack_before(&self, before: u64) -> Result<Vec<Stored>, TableError> {
+    /// The same of the actions from `first` to `last`, in the order of ids.
+    pub fn laters(&self, first: u64, last: u64) -> Result<Vec<Later>, TableError> {
         guard(|| {
-            let mut end = id_key(b'b', before);
-            loop {
-                let Some(found) = self.tree.range(id_key(b'b', 0)..end).next_back() else {
-                    return Ok(Vec::new());
-                };
-                let (key, value) = found?;
-                let mut actions = unpack(&self.whole(&key, &value)?.unwrap_or_default())?;
-                actions.retain(|stored| stored.id < before);
-                if !actions.is_empty() {
-                    self.newest_statuses(&mut actions)?;
-                    return Ok(actions);
+            let mut found = Vec::new();
+            let keys = id_key(b's', cluster_of(first))..=id_key(b's', cluster_of(last));
+            for next in self.tree.range(keys) {
+                let (key, value) = next?;
+                let Some(cluster) = id_of(b's', &key) else { continue };
+                if let Some(pack) = self.whole(&key, &value)? {
+                    found.extend(unpack(cluster, &pack)?);
                 }
-                end.copy_from_slice(&key);
             }
+            found.retain(|later| (first..=last).contains(&later.id));
+            Ok(found)
+        })
+    }
+
+    /// The next clusters from `cluster` on that have anything, at most `limit` of them, and where to go on; none at
+    /// the end.
+    pub fn laters_from(&self, cluster: u64, limit: usize) -> Result<(Vec<Later>, Option<u64>), TableError> {
+        guard(|| {
+            let (mut found, mut last, mut count) = (Vec::new(), None, 0);
+            for next in self.tree.range(id_key(b's', cluster)..=id_key(b's', u64::MAX)).take(limit) {
+                let (key, value) = next?;
+                let Some(cluster) = id_of(b's', &key) else { continue };
+                (last, count) = (Some(cluster), count + 1);
+                if let Some(pack) = self.whole(&key, &value)? {
+                    found.extend(unpack(cluster, &pack)?);
+                }
+            }
+            Ok((found, last.filter(|_| count == limit).map(|last| last + 1)))
         })
     }
 
@@ -254,29 +265,6 @@ impl Table {
             }
             Ok(uses)
         })
-    }
-
-    /// The pack that has the action, if any has: its key and its payload.
-    fn pack_of(&self, id: u64) -> Result<Option<(sled::IVec, Vec<u8>)>, TableError> {
-        let Some(found) = self.tree.range(id_key(b'b', 0)..=id_key(b'b', id)).next_back() else {
-            return Ok(None);
-        };
-        let (key, value) = found?;
-        Ok(self.whole(&key, &value)?.map(|pack| (key, pack)))
-    }
-
-    fn newest_statuses(&self, actions: &mut [Stored]) -> Result<(), TableError> {
-        let (Some(first), Some(last)) = (actions.first(), actions.last()) else { return Ok(()) };
-        for found in self.tree.range(id_key(b's', first.id)..=id_key(b's', last.id)) {
-            let (key, value) = found?;
-            if let Some(stored) =
-                id_of(b's', &key).and_then(|id| actions.iter_mut().find(|stored| stored.id == id))
-                && let Some(status) = self.whole(&key, &value)?
-            {
-                stored.status = status;
-            }
-        }
-        Ok(())
     }
 
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {

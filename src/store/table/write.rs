@@ -1,98 +1,75 @@
-//! Writing to the table: batches of bounded size, packs of actions, values cut into chunks.
+//! Writing to the table: batches of bounded size, 16 actions a key, values cut into chunks.
 //!
 //! A reader may look between two batches. It asks the memory table first, which keeps everything a
 //! checkpoint writes until the checkpoint ends, so it never sees half of one.
 
-use super::pack::{pack_into, packed_len, unpack};
+use super::later::{Later, cluster_of, pack_into};
 use super::{
     FORMAT, KeyHash, META, Meta, PAYLOAD_BYTES_MAX, StoredKeyUse, Table, TableError, chunk_key, guard,
-    id_key, id_of, key_key, open_envelope,
+    id_key, key_key, open_envelope,
 };
 use crate::store::crash_point::crash_point;
 
 /// A batch is applied when it holds this much: sled blocks readers while it applies one.
 const BATCH_BYTES: usize = 128 << 10;
 
-/// Takes up changes in the order of ids and applies them in batches.
+/// Takes up changes and applies them in batches; statuses in the order of ids.
 pub(in crate::store) struct Writer<'a> {
     table: &'a Table,
     batch: sled::Batch,
     batch_bytes: usize,
-    pack: Vec<u8>,
-    pack_first: u64,
+    /// The cluster that is being changed: not in a batch yet.
+    cluster: Option<(u64, Vec<Later>)>,
 }
 
 impl Table {
     pub fn writer(&self) -> Writer<'_> {
-        Writer { table: self, batch: sled::Batch::default(), batch_bytes: 0, pack: Vec::new(), pack_first: 0 }
-    }
-
-    /// Forgets every action from `next_id` on: what a checkpoint that did not end has left.
-    pub fn forget_from(&self, next_id: u64) -> Result<(), TableError> {
-        let mut writer = self.writer();
-        for prefix in [b'b', b's'] {
-            let keys: Result<Vec<_>, TableError> = guard(|| {
-                let range = self.tree.range(id_key(prefix, next_id)..=id_key(prefix, u64::MAX));
-                range.keys().map(|key| key.map_err(TableError::from)).collect()
-            });
-            for key in keys? {
-                guard(|| writer.remove(&key))?;
-            }
-        }
-        writer.finish()
+        Writer { table: self, batch: sled::Batch::default(), batch_bytes: 0, cluster: None }
     }
 }
 
 impl Writer<'_> {
-    /// A new action, above all that the table has and all that were added before.
-    pub fn add(&mut self, id: u64, body: &[u8], status: &[u8]) -> Result<(), TableError> {
-        guard(|| {
-            if !self.pack.is_empty() && self.pack.len() + packed_len(body, status) > PAYLOAD_BYTES_MAX {
-                self.end_pack()?;
-            }
-            if self.pack.is_empty() {
-                self.pack_first = id;
-            }
-            pack_into(&mut self.pack, id, body, status);
-            Ok(())
-        })
+    /// The newest status of an action that is in a body file with the version `written`; an empty one deletes it.
+    /// What was there before, if anything.
+    pub fn restate(&mut self, id: u64, written: u32, status: &[u8]) -> Result<Option<Later>, TableError> {
+        let cluster = cluster_of(id);
+        if self.cluster.as_ref().is_none_or(|(open, _)| *open != cluster) {
+            self.end_cluster()?;
+            self.cluster = Some((cluster, self.table.cluster(cluster)?));
+        }
+        let Some((_, found)) = &mut self.cluster else { return Ok(None) };
+        let later = Later { id, written, status: status.to_vec() };
+        let at = found.partition_point(|later| later.id < id);
+        if let Some(there) = found.get_mut(at).filter(|there| there.id == id) {
+            return Ok(Some(std::mem::replace(there, later)));
+        }
+        found.insert(at, later);
+        Ok(None)
     }
 
-    /// A later status of an action that the table has.
-    pub fn restate(&mut self, id: u64, status: &[u8]) -> Result<(), TableError> {
-        guard(|| self.put(&id_key(b's', id), status))
+    /// Forgets what is known of the actions from `first` to `last`: their body files say it now, or nobody needs it.
+    pub fn forget(&mut self, first: u64, last: u64) -> Result<(), TableError> {
+        self.end_cluster()?;
+        let keys: Result<Vec<_>, TableError> = guard(|| {
+            let range = id_key(b's', cluster_of(first))..=id_key(b's', cluster_of(last));
+            self.table.tree.range(range).keys().map(|key| key.map_err(TableError::from)).collect()
+        });
+        for key in keys? {
+            let Some(cluster) = super::id_of(b's', &key) else { continue };
+            let mut kept = Vec::new();
+            // Only the first and the last one may have others.
+            if cluster == cluster_of(first) || cluster == cluster_of(last) {
+                kept = self.table.cluster(cluster)?;
+                kept.retain(|later| !(first..=last).contains(&later.id));
+            }
+            guard(|| if kept.is_empty() { self.remove(&key) } else { self.put(&key, &packed(&kept)) })?;
+        }
+        Ok(())
     }
 
-    /// Takes actions out of their packs. `ids` in ascending order; those that the table does not have are skipped.
-    pub fn delete(&mut self, ids: &[u64]) -> Result<(), TableError> {
-        guard(|| {
-            let mut rest = ids;
-            while let Some(first) = rest.first() {
-                let Some((key, pack)) = self.table.pack_of(*first)? else {
-                    rest = rest.get(1..).unwrap_or_default();
-                    continue;
-                };
-                let actions = unpack(&pack)?;
-                let last = actions.last().map_or(*first, |stored| stored.id).max(*first);
-                let here = rest.partition_point(|id| *id <= last);
-                let (gone, behind) = rest.split_at_checked(here).unwrap_or((rest, &[]));
-                rest = behind;
-                let mut kept = Vec::new();
-                for stored in &actions {
-                    if gone.binary_search(&stored.id).is_ok() {
-                        self.remove(&id_key(b's', stored.id))?;
-                    } else {
-                        pack_into(&mut kept, stored.id, &stored.body, &stored.status);
-                    }
-                }
-                if kept.is_empty() {
-                    self.remove(&key)?;
-                } else if kept.len() < pack.len() {
-                    self.put(&key, &kept)?;
-                }
-            }
-            Ok(())
-        })
+    fn end_cluster(&mut self) -> Result<(), TableError> {
+        let Some((cluster, found)) = self.cluster.take() else { return Ok(()) };
+        guard(|| self.put(&id_key(b's', cluster), &packed(&found)))
     }
 
     pub fn put_key(&mut self, hash: &KeyHash, used: &StoredKeyUse) -> Result<(), TableError> {
@@ -104,26 +81,14 @@ impl Writer<'_> {
     }
 
     pub fn put_meta(&mut self, meta: &Meta) -> Result<(), TableError> {
-        guard(|| {
-            self.end_pack()?;
-            self.put(META, &meta.encode())
-        })
+        self.end_cluster()?;
+        guard(|| self.put(META, &meta.encode()))
     }
 
     /// Applies what is left. Not durable before [`Table::sync`].
     pub fn finish(mut self) -> Result<(), TableError> {
-        guard(|| {
-            self.end_pack()?;
-            self.apply()
-        })
-    }
-
-    fn end_pack(&mut self) -> Result<(), TableError> {
-        if self.pack.is_empty() {
-            return Ok(());
-        }
-        let pack = std::mem::take(&mut self.pack);
-        self.put(&id_key(b'b', self.pack_first), &pack)
+        self.end_cluster()?;
+        guard(|| self.apply())
     }
 
     fn put(&mut self, key: &[u8], payload: &[u8]) -> Result<(), TableError> {
@@ -155,10 +120,6 @@ impl Writer<'_> {
 
     /// Removes the chunks above `kept` of the value that is there now.
     fn remove_chunks(&mut self, key: &[u8], kept: u16) -> Result<(), TableError> {
-        // New packs replace nothing.
-        if id_of(b'b', key).is_some_and(|id| id == self.pack_first && id != 0) {
-            return Ok(());
-        }
         if let Some(old) = self.table.tree.get(key)? {
             for number in (1..=open_envelope(&old)?.chunks).skip(usize::from(kept)) {
                 self.batch.remove(chunk_key(key, number));
@@ -176,4 +137,12 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+fn packed(found: &[Later]) -> Vec<u8> {
+    let mut pack = Vec::new();
+    for Later { id, written, status } in found {
+        pack_into(&mut pack, *id, *written, status);
+    }
+    pack
 }

@@ -50,7 +50,7 @@ fn truncated_table_is_rebuilt_and_the_old_one_kept_aside() {
     let bench = Bench::new();
     let actions = filled(&bench);
     let db = std::fs::OpenOptions::new().write(true).open(bench.path("table/db")).unwrap();
-    db.set_len(db.metadata().unwrap().len() / 3).unwrap();
+    db.set_len(512).unwrap();
     expect_rebuilt(&bench, &actions, "truncated");
     assert!(bench.path("quarantine/table/db").exists());
 }
@@ -126,7 +126,7 @@ fn damaged_or_cut_snapshot_is_refused_by_name_and_nothing_is_changed() {
     let newest = bench.snapshots().pop().unwrap();
     let sound = std::fs::read(&newest).unwrap();
     std::fs::remove_dir_all(bench.path("table")).unwrap();
-    let flipped = [0usize, 3, 40, 5_000, sound.len() - 1].map(|at| {
+    let flipped = [0usize, 3, 40, sound.len() / 2, sound.len() - 1].map(|at| {
         let mut bytes = sound.clone();
         bytes[at] ^= 1;
         bytes
@@ -192,4 +192,117 @@ fn creation_that_was_cut_short_begins_again() {
     let (opened, loaded) = bench.start();
     assert_eq!((opened.incarnation, loaded.len()), (1, 0));
     assert!(!bench.path("creating").exists());
+}
+
+#[test]
+fn damaged_body_is_named_when_it_is_read_and_everything_else_goes_on() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    let file = files(&bench.path("bodies")).remove(0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    // In the long body of action 50.
+    let at = bytes.windows(1_000).position(|window| window.iter().all(|byte| *byte == b'y')).unwrap() + 500;
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (mut opened, loaded) = {
+        let mut told = Loaded::default();
+        let machine = Machine { boot_id: "boot 1".to_owned(), mount: "here".to_owned() };
+        let environment =
+            Environment { disk: Arc::new(RealDisk), machine: Some(machine), rebuild_held: false };
+        (open(&bench.options, environment, Timestamp(1_000), &mut told).unwrap(), told.0.len())
+    };
+    assert_eq!(loaded, unfinished(&actions).len(), "a start reads no bodies");
+    for action in &actions {
+        match opened.reader.get(action.id) {
+            Ok(found) => assert_eq!(found.as_ref(), Some(action)),
+            Err(StoreError::Damaged { file: named, offset, .. }) => {
+                assert_eq!((action.id, &named), (ActionId(50), &file));
+                assert!(offset > 0);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(opened.reader.get(ActionId(50)).is_err());
+    submit(&mut opened.store, 301, 10);
+    checkpoint(&mut opened);
+}
+
+#[test]
+fn damaged_or_lost_body_file_that_the_snapshot_names_is_refused_by_name() {
+    let bench = Bench::new();
+    let actions = filled(&bench);
+    let file = files(&bench.path("bodies")).remove(0);
+    let sound = std::fs::read(&file).unwrap();
+    let mut flipped = sound.clone();
+    flipped[25] ^= 1;
+    for damaged in [Some(flipped), Some(sound[..sound.len() / 2].to_vec()), None] {
+        match damaged {
+            Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        match bench.open() {
+            Err(StoreError::Damaged { file: named, .. }) => assert_eq!(named, file),
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("a store without its actions"),
+        }
+    }
+    std::fs::write(&file, sound).unwrap();
+    expect_rebuilt(&bench, &actions, "the file is whole again");
+}
+
+#[test]
+fn bodies_that_no_snapshot_names_come_back_from_the_journal() {
+    let bench = Bench::new();
+    let mut actions = filled(&bench);
+    let (mut opened, _) = bench.start();
+    let file = files(&bench.path("bodies")).pop().unwrap();
+    let len = usize::try_from(std::fs::metadata(&file).unwrap().len()).unwrap();
+    actions.extend((301..=400).map(|id| submit(&mut opened.store, id, 100)));
+    checkpoint(&mut opened);
+    opened.store.close().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[len + 40] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    expect_rebuilt(&bench, &actions, "damage behind the snapshot");
+}
+
+#[test]
+fn room_of_deleted_actions_is_given_back_and_what_lives_beside_them_stays() {
+    let mut bench = Bench::new();
+    bench.options.segment_bytes = 64 << 10;
+    bench.options.retention_count = 0;
+    let (mut opened, _) = bench.start();
+    let mut actions: Vec<_> = (1..=2_000).map(|id| submit(&mut opened.store, id, 500)).collect();
+    checkpoint(&mut opened);
+    let bytes = |bench: &Bench| -> u64 {
+        files(&bench.path("bodies")).iter().map(|file| std::fs::metadata(file).unwrap().len()).sum()
+    };
+    let before = bytes(&bench);
+    for action in actions.iter_mut().filter(|action| action.id.0 % 20 != 0) {
+        change(&mut opened.store, action, Event::Expire);
+    }
+    opened.store.commit().unwrap();
+    while !opened.store.expire(Timestamp(3_000), 500).unwrap().is_empty() {
+        opened.store.commit().unwrap();
+    }
+    actions.retain(|action| action.id.0 % 20 == 0);
+    change(&mut opened.store, &mut actions[7], Event::Claim);
+    let begun = Instant::now();
+    while bytes(&bench) > before / 4 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} of {before} are left", bytes(&bench));
+        snapshot(&mut opened);
+        assert_eq!(everything(&opened.reader), actions);
+    }
+    let table = opened.store.shared.base().unwrap();
+    let super::super::base::Over::Table(table) = table.over else { panic!("it stands") };
+    assert!(table.laters(0, 2_000).unwrap().len() < 200, "the table forgets them too");
+    drop(table);
+    opened.store.close().unwrap();
+    let (opened, loaded) = bench.start();
+    assert_eq!((loaded, opened.reader.health().rebuilds), (actions.clone(), 0));
+    drop(opened);
+    let rebooted = Bench { boot: 2, ..bench };
+    let (opened, loaded) = rebooted.start();
+    assert_eq!((loaded, opened.reader.health().rebuilds), (actions.clone(), 1), "and so does a rebuild");
+    assert_eq!(everything(&opened.reader), actions);
 }

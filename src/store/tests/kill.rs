@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-const POINTS: [&str; 28] = [
+const POINTS: [&str; 34] = [
     "create_journal",
     "create_identity",
     "open_running",
@@ -23,6 +23,12 @@ const POINTS: [&str; 28] = [
     "checkpoint_batch:3",
     "checkpoint_batch:4",
     "checkpoint_batch:5",
+    "bodies_block:3",
+    "bodies_block:40",
+    "bodies_file",
+    "bodies_synced",
+    "bodies_synced:4",
+    "bodies_removed:2",
     "checkpoint_meta:2",
     "checkpoint_meta:4",
     "checkpoint_flush:2",
@@ -44,8 +50,11 @@ fn bench_in(dir: &Path) -> Options {
     options.dir = dir.join("store");
     options.memory_bytes_max = 400 << 10;
     options.snapshot_after_bytes = 100 << 10;
-    if std::env::var_os("ACTIOND_TEST_GROW").is_some() {
+    if std::env::var_os("ACTIOND_TEST_GROW").is_some() || std::env::var_os("ACTIOND_TEST_CHURN").is_some() {
         options.retention_count = 0;
+    }
+    if std::env::var_os("ACTIOND_TEST_CHURN").is_some() {
+        options.segment_bytes = 128 << 10;
     }
     options
 }
@@ -60,6 +69,9 @@ fn child() {
     let mut running = loaded.actions(&opened).unwrap();
     if std::env::var_os("ACTIOND_TEST_GROW").is_some() {
         return grow(opened, running);
+    }
+    if std::env::var_os("ACTIOND_TEST_CHURN").is_some() {
+        return live_and_die(opened, running);
     }
     for _ in 0..200 {
         for _ in 0..10 {
@@ -86,7 +98,7 @@ fn grow(mut opened: Opened, mut waiting: Vec<Action>) {
     let submit_some = |opened: &mut Opened, waiting: &mut Vec<Action>, count| {
         for _ in 0..count {
             let id = opened.store.ledger.next_id;
-            waiting.push(submit(&mut opened.store, id, 3_000));
+            waiting.push(submit(&mut opened.store, id, 100));
         }
         opened.store.commit().unwrap();
         until(opened, |opened| opened.store.pressure() == Pressure::None);
@@ -96,15 +108,10 @@ fn grow(mut opened: Opened, mut waiting: Vec<Action>) {
             submit_some(&mut opened, &mut waiting, 100);
         }
         checkpoint(&mut opened);
-        for action in waiting.iter_mut().filter(|action| action.id.0 % 100 != 0) {
-            change(&mut opened.store, action, Event::Expire);
-        }
-        opened.store.commit().unwrap();
+        println!("committed {} 0", waiting.iter().filter(|action| action.id.0 % 100 == 0).count());
+        let mut gone: Vec<_> = waiting.iter_mut().filter(|action| action.id.0 % 100 != 0).collect();
+        churn(&mut opened, &mut gone);
         waiting.retain(|action| action.id.0 % 100 == 0);
-        while !opened.store.expire(Timestamp(3_000), 500).unwrap().is_empty() {
-            opened.store.commit().unwrap();
-            until(&mut opened, |opened| opened.store.pressure() == Pressure::None);
-        }
         println!("committed {} 0", waiting.len());
         snapshot(&mut opened);
     }
@@ -113,6 +120,30 @@ fn grow(mut opened: Opened, mut waiting: Vec<Action>) {
         opened.store.checkpoint_now = true;
         submit_some(&mut opened, &mut waiting, 20);
         println!("committed {} 0", waiting.len());
+    }
+    opened.store.close().unwrap();
+}
+
+/// Has nine of ten actions end and be deleted, so that body files are written anew and removed.
+fn live_and_die(mut opened: Opened, mut waiting: Vec<Action>) {
+    for _ in 0..60 {
+        let mut round: Vec<_> = (0..100)
+            .map(|_| {
+                let id = opened.store.ledger.next_id;
+                submit(&mut opened.store, id, 500)
+            })
+            .collect();
+        checkpoint(&mut opened);
+        for action in round.iter_mut().filter(|action| action.id.0 % 10 != 0) {
+            change(&mut opened.store, action, Event::Expire);
+        }
+        waiting.extend(round.into_iter().filter(|action| action.id.0 % 10 == 0));
+        opened.store.commit().unwrap();
+        while !opened.store.expire(Timestamp(3_000), 50).unwrap().is_empty() {
+            opened.store.commit().unwrap();
+        }
+        println!("committed {} 0", waiting.len());
+        checkpoint(&mut opened);
     }
     opened.store.close().unwrap();
 }
@@ -148,7 +179,8 @@ fn nothing_committed_is_lost_by_a_kill_at_any_point() {
         let loaded = loaded.actions(&opened).unwrap();
         let health = opened.reader.health();
         // The first checkpoint begins with nothing that could be trusted.
-        let expected = u64::from(point == "checkpoint_batch");
+        let first = ["checkpoint_batch", "bodies_block:3", "bodies_file", "bodies_synced"];
+        let expected = u64::from(first.contains(&point));
         assert_eq!(health.rebuilds, expected, "{point}: {:?}", health.last_rebuild_reason);
         assert!(loaded.len() >= committed, "{point}: {} of {committed}", loaded.len());
         let running = loaded.iter().filter(|action| action.status.state == State::Running).count();
@@ -164,7 +196,7 @@ fn nothing_committed_is_lost_by_a_kill_at_any_point() {
 fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebuild() {
     let points = ["rebuild_gathered", "rebuild_begun", "rebuild_keys", "rebuild_actions:2", "rebuild_filled"];
     for point in
-        points.into_iter().chain(["rebuilt", "checkpoint_begin", "checkpoint_batch:9", "checkpoint_meta"])
+        points.into_iter().chain(["rebuilt", "checkpoint_begin", "checkpoint_batch", "checkpoint_meta"])
     {
         let dir = tempfile::tempdir().unwrap();
         let (before, _, ended) = run_child(dir.path(), "nowhere");
@@ -198,5 +230,33 @@ fn nothing_is_lost_by_a_kill_while_a_grown_table_is_made_anew() {
         assert!(loaded.len() >= committed, "{point}: {} of {committed}", loaded.len());
         assert_eq!(unfinished(&everything(&opened.reader)), loaded, "{point}");
         assert_eq!(opened.reader.health().rebuilds, 0, "{point}: {:?}", opened.reader.health());
+    }
+}
+
+#[test]
+fn nothing_is_lost_by_a_kill_while_body_files_are_written_anew() {
+    let points = ["reclaim_written", "reclaim_named", "reclaim_forgotten", "bodies_removed"];
+    for point in points.into_iter().flat_map(|point| [point.to_owned(), format!("{point}:4")]) {
+        let dir = tempfile::tempdir().unwrap();
+        let churn = [("ACTIOND_TEST_CHURN", "1")];
+        let (committed, _, ended) = run_child_with(dir.path(), &point, &churn);
+        assert!(!ended, "{point} was never passed");
+        let mut options = bench_in(dir.path());
+        options.segment_bytes = 128 << 10;
+        for boot in [1, 2] {
+            let mut loaded = Loaded::default();
+            let opened = Store::open(&options, Timestamp(1_000), &mut loaded).unwrap();
+            let loaded = loaded.actions(&opened).unwrap();
+            let kept = loaded.iter().filter(|action| action.id.0 % 10 == 0).count();
+            assert!(kept >= committed, "{point} start {boot}: {kept} of {committed}");
+            assert_eq!(unfinished(&everything(&opened.reader)), loaded, "{point}");
+            assert_eq!(opened.reader.health().rebuilds, boot - 1, "{point}");
+            drop(opened);
+            // The second start must do without sled.
+            std::fs::write(options.dir.join("storage-error"), "EIO").unwrap();
+        }
+        std::fs::remove_file(options.dir.join("storage-error")).unwrap();
+        let (_, _, ended) = run_child_with(dir.path(), "nowhere", &churn);
+        assert!(ended, "{point}: it does not go on");
     }
 }

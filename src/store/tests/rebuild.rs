@@ -170,7 +170,7 @@ fn grown_table_is_made_anew_under_load_and_takes_the_place_of_the_old_one() {
     let mut submit_some = |opened: &mut Opened, actions: &mut Vec<Action>| {
         for _ in 0..100 {
             let id = opened.store.ledger.next_id;
-            actions.push(submit(&mut opened.store, id, 3_000));
+            actions.push(submit(&mut opened.store, id, 100));
         }
         keyed(&mut opened.store, actions, &format!("key {keys}"));
         keys += 1;
@@ -183,14 +183,8 @@ fn grown_table_is_made_anew_under_load_and_takes_the_place_of_the_old_one() {
     }
     checkpoint(&mut opened);
     // Most of it goes, and sled keeps its place.
-    for action in actions.iter_mut().filter(|action| action.id.0 % 100 != 0) {
-        change(&mut opened.store, action, Event::Expire);
-    }
-    opened.store.commit().unwrap();
-    while !opened.store.expire(Timestamp(3_000), 500).unwrap().is_empty() {
-        opened.store.commit().unwrap();
-        until(&mut opened, |opened| opened.store.pressure() == Pressure::None);
-    }
+    let mut gone: Vec<_> = actions.iter_mut().filter(|action| action.id.0 % 100 != 0).collect();
+    churn(&mut opened, &mut gone);
     snapshot(&mut opened);
     let mut rounds = 0;
     while opened.reader.health().rebuilds == 0 {
