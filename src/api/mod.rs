@@ -1,9 +1,10 @@
 //! The HTTP faces: one HTTP/1.1 service behind two doors.
 //!
 //! ```text
-//!  Unix socket ──▶ server ──▶ routes ──▶ submit, stream      writes
-//!  TCP (GET)   ──▶   │           ├─────▶ actions, log, events, commands, queues
-//!                    │           └─────▶ status, metrics, page, openapi
+//!  Unix socket ──▶ server ──▶ direct ──────────▶ submit, stream      plain submissions
+//!  TCP (GET)   ──▶   │           └─▶ routes ──▶ submit, stream      by way of hyper, as all the rest
+//!                    │                 ├─────▶ actions, log, events, commands, queues
+//!                    │                 └─────▶ status, metrics, page, openapi
 //!                    └ limits, peer credentials, time-outs
 //! ```
 //!

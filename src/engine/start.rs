@@ -113,6 +113,7 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         inbox,
         runtime,
         logs,
+        is_brisk: false,
         last_housekeeping: Instant::now(),
         more_to_expire: false,
         queues_changed: true,
