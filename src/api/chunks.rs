@@ -18,14 +18,33 @@ const DIGITS_MAX: u8 = 15;
 /// Where the reader is in the coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    Size { value: u64, digits: u8 },
-    Extension { value: u64 },
-    SizeEnd { value: u64 },
-    Data { left: u64 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
+    /// Behind white space: nothing but an extension may follow.
+    Space {
+        value: u64,
+    },
+    Extension {
+        value: u64,
+    },
+    SizeEnd {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataReturn,
     DataEnd,
-    Trailer { is_empty: bool },
-    TrailerEnd { is_empty: bool },
+    /// `begun`: the line has something; `named`: it has a colon, as a field must.
+    Trailer {
+        begun: bool,
+        named: bool,
+    },
+    TrailerEnd {
+        begun: bool,
+    },
     Done,
 }
 
@@ -105,23 +124,33 @@ impl Reader {
             (At::Size { digits: DIGITS_MAX.., .. }, _) => return Err("a chunk's size is too large"),
             (At::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).unwrap_or(0);
-                At::Size { value: value << 4 | u64::from(digit), digits: digits + 1 }
+                // Zeros before the first digit are part of the grammar, and say nothing.
+                let digits = if value == 0 { 1 } else { digits + 1 };
+                At::Size { value: value << 4 | u64::from(digit), digits }
             }
             (At::Size { digits: 0, .. }, _) => return Err("a chunk has no size"),
-            (At::Size { value, .. } | At::Extension { value }, b'\r') => At::SizeEnd { value },
-            (At::Size { value, .. }, b' ' | b'\t' | b';') => At::Extension { value },
-            (At::Size { .. }, _) => return Err("a chunk's size is no number"),
+            (At::Size { value, .. } | At::Space { value } | At::Extension { value }, b'\r') => {
+                At::SizeEnd { value }
+            }
+            (At::Size { value, .. } | At::Space { value }, b';') => At::Extension { value },
+            (At::Size { value, .. } | At::Space { value }, b' ' | b'\t') => {
+                self.ignore(At::Space { value })?
+            }
+            (At::Size { .. } | At::Space { .. }, _) => return Err("a chunk's size is no number"),
             (At::Extension { .. } | At::Trailer { .. }, b'\n') => return Err("a line end stands alone"),
             (At::Extension { value }, _) => self.ignore(At::Extension { value })?,
-            (At::SizeEnd { value: 0 }, b'\n') => At::Trailer { is_empty: true },
+            (At::SizeEnd { value: 0 }, b'\n') => At::Trailer { begun: false, named: false },
             (At::SizeEnd { value }, b'\n') => At::Data { left: value },
             (At::DataReturn, b'\r') => At::DataEnd,
             (At::DataEnd, b'\n') => At::Size { value: 0, digits: 0 },
             (At::DataReturn | At::DataEnd, _) => return Err("a chunk is longer than its size"),
-            (At::Trailer { is_empty }, b'\r') => At::TrailerEnd { is_empty },
-            (At::Trailer { .. }, _) => self.ignore(At::Trailer { is_empty: false })?,
-            (At::TrailerEnd { is_empty: true }, b'\n') => At::Done,
-            (At::TrailerEnd { .. }, b'\n') => At::Trailer { is_empty: true },
+            (At::Trailer { begun: true, named: false }, b'\r') => return Err("a trailer has no name"),
+            (At::Trailer { begun, .. }, b'\r') => At::TrailerEnd { begun },
+            (At::Trailer { named, .. }, byte) => {
+                self.ignore(At::Trailer { begun: true, named: named || byte == b':' })?
+            }
+            (At::TrailerEnd { begun: false }, b'\n') => At::Done,
+            (At::TrailerEnd { .. }, b'\n') => At::Trailer { begun: false, named: false },
             _ => return Err("a line does not end"),
         })
     }
@@ -182,6 +211,10 @@ mod tests {
             assert_eq!(read(text, step), Ok(("Wikipedia in \r\n\r\nchunks.".to_owned(), "POST".to_owned())));
         }
         assert_eq!(read("0\r\n\r\n", 5), Ok((String::new(), String::new())));
+        assert_eq!(
+            read("0000000000000000001 \t;a\r\nx\r\n0 \r\n\r\n", 9),
+            Ok(("x".to_owned(), String::new()))
+        );
     }
 
     #[test]
@@ -195,7 +228,9 @@ mod tests {
             "4\r\nWiki\n0\r\n\r\n",
             "10000000000000000\r\n",
             "4;a\nb\r\nWiki\r\n",
+            "5 7f\r\n",
             "0\r\nTrailer: x\n\r\n",
+            "0\r\nnot a trailer\r\n\r\n",
             "0\r\n\rX",
         ] {
             assert!(read(text, text.len()).is_err(), "{text:?}");

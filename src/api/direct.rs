@@ -122,10 +122,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
             if !goes_on || self.stopping.load(Ordering::Relaxed) {
                 return Ok(Left::Nothing);
             }
-            if self.input.buffer.capacity() > KEPT_BYTES_MAX {
-                self.input.buffer = BytesMut::from(&self.input.buffer[..]);
-            }
+            self.give_back();
         }
+    }
+
+    /// Keeps no more memory between two requests than most of them need.
+    fn give_back(&mut self) {
+        if self.input.buffer.is_empty() && self.input.room > ROOM_BYTES {
+            self.input.room = ROOM_BYTES;
+            self.input.buffer = BytesMut::new();
+        } else if self.input.buffer.capacity() > KEPT_BYTES_MAX {
+            self.input.buffer = BytesMut::from(&self.input.buffer[..]);
+        }
+        self.out.clear();
+        self.out.shrink_to(ROOM_BYTES);
     }
 
     /// The next head; a partial one if the connection ended, was silent for too long, or is to stop.
@@ -153,11 +163,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
     /// Answers one object. False: the connection is over.
     async fn object(&mut self, settings: &Settings, length: usize) -> io::Result<bool> {
         let reply = match self.whole(length).await? {
-            Ok(true) => {
+            Ok(()) => {
                 let bytes = self.input.buffer.get(..length).unwrap_or_default();
                 submit::object(&self.context.api, settings, self.actor, bytes).await
             }
-            Ok(false) => return Ok(false),
             Err(problem) => Err(problem),
         };
         let reply = reply.unwrap_or_else(|problem| reply::refusal(&problem, None));
@@ -165,14 +174,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         self.input.buffer.advance(length.min(self.input.buffer.len()));
         self.write_reply(&reply);
         self.input.stream.write_all(&self.out).await?;
-        self.out.clear();
         Ok(!reply.headers().contains_key(CONNECTION))
     }
 
-    /// Waits until so many bytes of a body are there. False: the client is gone.
-    async fn whole(&mut self, length: usize) -> io::Result<Result<bool, Problem>> {
+    /// Waits until so many bytes of a body are there.
+    async fn whole(&mut self, length: usize) -> io::Result<Result<(), Problem>> {
         if self.input.buffer.len() >= length {
-            return Ok(Ok(true));
+            return Ok(Ok(()));
         }
         let since = Instant::now();
         self.patience.renew();
@@ -184,14 +192,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
                         return Poll::Ready(Ok(Err(reply::paused(limit * PAUSES_MAX))));
                     }
                     Poll::Ready(true) => self.patience.renew(),
-                    Poll::Ready(false) => return Poll::Ready(Ok(Ok(false))),
+                    Poll::Ready(false) => {
+                        return Poll::Ready(Ok(Err(broken_off(&"the connection ended"))));
+                    }
                     Poll::Pending => {
                         ready!(self.patience.poll_over(cx));
                         return Poll::Ready(Ok(Err(reply::paused(limit))));
                     }
                 }
             }
-            Poll::Ready(Ok(Ok(true)))
+            Poll::Ready(Ok(Ok(())))
         })
         .await
     }
@@ -256,7 +266,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         .await?;
         chunks::write_end(out);
         self.input.stream.write_all(&self.out).await?;
-        self.out.clear();
         Ok(body.is_done())
     }
 }

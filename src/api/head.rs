@@ -66,7 +66,8 @@ fn taken(headers: &[httparse::Header<'_>], head_bytes: usize, body_bytes_max: us
         } else {
             is("host") || is("user-agent") || is("accept")
         };
-        if !first {
+        // What is not ASCII hyper reads in a way of its own.
+        if !first || !header.value.is_ascii() {
             return None;
         }
     }

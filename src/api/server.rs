@@ -248,6 +248,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if !self.unread.is_empty() {
             let count = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread.split_to(count));
+            if self.unread.is_empty() {
+                self.unread = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)

@@ -39,6 +39,9 @@ const BATCH_BYTES_MAX: usize = 256 * 1_024;
 /// What a line costs beside its own bytes, roughly: it becomes a submission, then an action and its answer.
 const LINE_COST: usize = 1_024;
 
+/// A poll ends after lines of that cost: one stream must not hold up every other connection.
+const POLL_COST_MAX: usize = BATCH_BYTES_MAX;
+
 type Answers = Vec<Result<Accepted, SubmitError>>;
 /// The lines of a batch, and what the engine says of those that it got.
 type UnderWay = VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>;
@@ -81,6 +84,8 @@ pub(super) struct Exchange {
     scanned: usize,
     /// The rest of a line that was too long is dropped.
     skipping: bool,
+    /// What lines may still cost in this poll.
+    share: usize,
     ended: bool,
     /// Why the input ended early, until it is told.
     cut_short: Option<Problem>,
@@ -133,6 +138,7 @@ impl Exchange {
             input: BytesMut::new(),
             scanned: 0,
             skipping: false,
+            share: POLL_COST_MAX,
             ended: false,
             cut_short: None,
             line: 0,
@@ -154,6 +160,11 @@ impl Exchange {
             self.patience.renew();
         }
         loop {
+            if self.share == 0 {
+                self.share = POLL_COST_MAX;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             self.cut();
             while self.hand_over() {
                 self.cut();
@@ -166,6 +177,9 @@ impl Exchange {
                 }
                 self.is_answering = true;
                 return Poll::Ready(true);
+            }
+            if self.share == 0 {
+                continue;
             }
             if self.ended || self.gathering.is_full() {
                 return if self.under_way.is_empty() { Poll::Ready(false) } else { Poll::Pending };
@@ -205,10 +219,10 @@ impl Exchange {
         }
     }
 
-    /// Cuts lines off the input until it has no whole one or the batch is full.
+    /// Cuts lines off the input until it has no whole one, or the batch is full, or the poll's share is used up.
     fn cut(&mut self) {
         let mut input = std::mem::take(&mut self.input);
-        while !self.gathering.is_full() {
+        while !self.gathering.is_full() && self.share > 0 {
             let unseen = input.get(self.scanned..).unwrap_or_default();
             let Some(found) = memchr::memchr(b'\n', unseen) else {
                 self.scanned = input.len();
@@ -222,6 +236,7 @@ impl Exchange {
             };
             let end = self.scanned + found;
             self.scanned = 0;
+            self.share = self.share.saturating_sub(LINE_COST + end);
             if !std::mem::take(&mut self.skipping) {
                 self.take_line(input.get(..end).unwrap_or_default());
             }

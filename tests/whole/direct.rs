@@ -1,6 +1,10 @@
 //! Submissions are answered on a short way of their own: the same answers as on the long one, and no request is lost
 //! where one way leads into the other.
 
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
 use serde_json::Value;
 
 use crate::common::home::NOOP;
@@ -126,4 +130,20 @@ fn body_that_breaks_the_coding_ends_the_stream_and_the_connection() {
     door.send(&submission(2)).ok();
     assert!(door.receive().is_err(), "nothing more is taken from it");
     assert_eq!(daemon.all_actions().len(), 1);
+}
+
+#[test]
+fn body_that_ends_before_its_length_is_told_so_on_both_ways() {
+    let home = Home::new().with_tables(NOOP);
+    let daemon = Daemon::start(&home);
+    for bytes in [submission(1), long_way(&submission(1))] {
+        let mut door = UnixStream::connect(home.socket()).expect("a connection");
+        door.write_all(&bytes[..bytes.len() - 4]).expect("sent");
+        door.shutdown(Shutdown::Write).expect("half closed");
+        let mut answer = String::new();
+        door.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("the body broke off"), "{answer}");
+    }
+    assert!(daemon.all_actions().is_empty());
 }
