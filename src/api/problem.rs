@@ -151,6 +151,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Draining => Self::new(Word::Draining, detail),
             SubmitError::Busy => Self::new(Word::Busy, detail),
             SubmitError::DiskLow => Self::new(Word::DiskLow, detail),
+            SubmitError::Unreadable { id } => Self::new(Word::StoreFailed, detail).about(id),
             SubmitError::Store => {
                 let more = "whether it was stored is unknown: submit again with the same idempotency key";
                 Self::new(Word::StoreFailed, format!("{detail}; {more}"))

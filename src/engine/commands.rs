@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::outcome::{ago, excerpt};
-use super::request::{Accepted, Command, CommandError, QueueStatus, Submission, SubmitError};
+use super::request::{Accepted, Command, CommandError, QueueStatus, Submission};
 use super::scheduler::{Input, QueueIndex};
 use super::worker;
 use crate::action::{Action, ActionId, Actor, Body, CancelRequest, Event, State, Timestamp};
@@ -23,12 +23,10 @@ type Answer = Result<Result<Arc<Action>, CommandError>, StoreError>;
 
 impl Core {
     pub(super) fn command(&mut self, now: Timestamp, actor: Actor, id: ActionId, command: Command) -> Answer {
-        let action = match self.store.get(id) {
-            Err(StoreError::Rebuilding) => return Ok(Err(SubmitError::Busy.into())),
-            action => match action? {
-                Some(action) => action,
-                None => return Ok(Err(CommandError::NoSuchAction(id))),
-            },
+        let action = match self.tell_of(id)? {
+            Ok(Some(action)) => action,
+            Ok(None) => return Ok(Err(CommandError::NoSuchAction(id))),
+            Err(error) => return Ok(Err(error.into())),
         };
         let owner = action.body.submitter.uid;
         if actor.uid != owner && !self.is_operator(actor) {

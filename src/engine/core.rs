@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::answers::{Answer, Answers};
 use super::outcome::{end_attempt, excerpt};
-use super::request::{Change, Request, Submitted};
+use super::request::{Change, Request, SubmitError, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
 use super::{Settings, Shared, unpoison, worker};
@@ -45,6 +45,9 @@ pub(super) struct Live {
     pub attempt: u32,
     pub stop: watch::Sender<Option<StopReason>>,
 }
+
+/// The body of the action is damaged: it is held now.
+pub(super) struct Held;
 
 /// What is done once the turn is durable.
 pub(super) enum After {
@@ -229,7 +232,7 @@ impl Core {
                 match command {
                     // In this order: the tick's own commands come before the starts that follow from them.
                     Command::Start(id) => self.claim(now, id)?,
-                    Command::Due(id) => self.become_due(id)?,
+                    Command::Due(id) => self.become_due(now, id)?,
                     Command::Expire(id) => self.expire(now, id)?,
                 }
             }
@@ -257,9 +260,13 @@ impl Core {
     }
 
     fn claim(&mut self, now: Timestamp, id: ActionId) -> Result<(), StoreError> {
-        let Some(action) = self.store.get(id)? else {
-            self.step(now, Input::Leave(id));
-            return Ok(());
+        let action = match self.look_up(now, id)? {
+            Ok(Some(action)) => action,
+            Err(Held) => return Ok(()),
+            Ok(None) => {
+                self.step(now, Input::Leave(id));
+                return Ok(());
+            }
         };
         let Some(route) = self.registry.find(&action.body.action, &action.body.resource_type) else {
             if action.status.attempt == 0 || action.status.locks_freed {
@@ -281,15 +288,15 @@ impl Core {
         Ok(())
     }
 
-    fn become_due(&mut self, id: ActionId) -> Result<(), StoreError> {
-        if let Some(action) = self.store.get(id)? {
+    fn become_due(&mut self, now: Timestamp, id: ActionId) -> Result<(), StoreError> {
+        if let Ok(Some(action)) = self.look_up(now, id)? {
             self.change(action, Event::Due, |status| status.due_at = None)?;
         }
         Ok(())
     }
 
     fn expire(&mut self, now: Timestamp, id: ActionId) -> Result<(), StoreError> {
-        if let Some(action) = self.store.get(id)? {
+        if let Ok(Some(action)) = self.look_up(now, id)? {
             self.finish(now, action, Event::Expire, "its deadline was over before it ran to an end", None)?;
         }
         Ok(())
@@ -312,16 +319,26 @@ impl Core {
         event: Event,
         edit: impl FnOnce(&mut Status),
     ) -> Result<Action, StoreError> {
-        let before = action.status.state;
-        let state = before.apply(event).map_err(|source| StoreError::Illegal { id: action.id, source })?;
-        edit(&mut action.status);
-        action.status.state = state;
-        action.status.version += 1;
-        self.store.change(action.id, event, action.status.clone())?;
-        self.count(before, state);
-        let Action { id, status, .. } = &action;
-        self.after.push(After::Changed(Change { id: *id, state, version: status.version }));
+        self.change_status(action.id, &mut action.status, event, edit)?;
         Ok(action)
+    }
+
+    fn change_status(
+        &mut self,
+        id: ActionId,
+        status: &mut Status,
+        event: Event,
+        edit: impl FnOnce(&mut Status),
+    ) -> Result<(), StoreError> {
+        let before = status.state;
+        let state = before.apply(event).map_err(|source| StoreError::Illegal { id, source })?;
+        edit(status);
+        status.state = state;
+        status.version += 1;
+        self.store.change(id, event, status.clone())?;
+        self.count(before, state);
+        self.after.push(After::Changed(Change { id, state, version: status.version }));
+        Ok(())
     }
 
     pub fn count(&mut self, before: State, after: State) {
@@ -335,11 +352,55 @@ impl Core {
 
     /// The action, if it is unfinished. Asks the disk only for those: a finished one may be out of reach while
     /// sled is rebuilt.
-    pub fn unfinished(&self, id: ActionId) -> Result<Option<Action>, StoreError> {
+    pub fn unfinished(&mut self, now: Timestamp, id: ActionId) -> Result<Option<Action>, StoreError> {
         if self.scheduler.queue_of(id).is_none() {
             return Ok(None);
         }
-        self.store.get(id)
+        Ok(self.look_up(now, id)?.unwrap_or(None))
+    }
+
+    /// The action, which something is to be done with now. One whose body is damaged is handed to a person instead:
+    /// everything else goes on.
+    pub fn look_up(
+        &mut self,
+        now: Timestamp,
+        id: ActionId,
+    ) -> Result<Result<Option<Action>, Held>, StoreError> {
+        match self.store.get(id) {
+            Ok(action) => Ok(Ok(action)),
+            Err(error @ StoreError::Damaged { .. }) => {
+                self.hold_damaged(now, id, &error)?;
+                Ok(Err(Held))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hold_damaged(&mut self, now: Timestamp, id: ActionId, error: &StoreError) -> Result<(), StoreError> {
+        let Some(mut status) = self.store.status(id)?.filter(|status| !status.state.is_final()) else {
+            self.step(now, Input::Leave(id));
+            return Ok(());
+        };
+        let reason = format!("its stored body cannot be read: {error}");
+        tracing::error!(action_id = id.0, error = %error, "action held: its stored body is damaged");
+        end_attempt(&mut status, now, AttemptEnd::Interrupted, &reason);
+        self.step(now, Input::Hold(id));
+        let event = if status.state == State::Held { Event::Note } else { Event::Hold };
+        self.change_status(id, &mut status, event, |status| status.reason = excerpt(&reason))
+    }
+
+    /// The action, for whoever asked about it; or why it cannot be told now.
+    pub fn tell_of(&self, id: ActionId) -> Result<Result<Option<Action>, SubmitError>, StoreError> {
+        match self.store.get(id) {
+            Ok(action) => Ok(Ok(action)),
+            // It is finished, and can be read again in a while.
+            Err(StoreError::Rebuilding) => Ok(Err(SubmitError::Busy)),
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(action_id = id.0, %error, "a stored body is damaged");
+                Ok(Err(SubmitError::Unreadable { id }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Feeds the scheduler; its starts are taken up at the end of the turn.

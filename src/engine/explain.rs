@@ -16,7 +16,7 @@
 
 use super::core::Core;
 use super::outcome::ago;
-use super::request::{Cause, CommandError, Explanation, SubmitError};
+use super::request::{Cause, CommandError, Explanation};
 use crate::action::{Action, ActionId, State, Timestamp};
 use crate::store::StoreError;
 
@@ -25,12 +25,10 @@ const AHEAD_MAX: usize = 10_000;
 
 impl Core {
     pub(super) fn explain(&self, id: ActionId) -> Result<Result<Explanation, CommandError>, StoreError> {
-        let action = match self.store.get(id) {
-            Err(StoreError::Rebuilding) => return Ok(Err(SubmitError::Busy.into())),
-            action => match action? {
-                Some(action) => action,
-                None => return Ok(Err(CommandError::NoSuchAction(id))),
-            },
+        let action = match self.tell_of(id)? {
+            Ok(Some(action)) => action,
+            Ok(None) => return Ok(Err(CommandError::NoSuchAction(id))),
+            Err(error) => return Ok(Err(error.into())),
         };
         let now = (self.clock)();
         let state = action.status.state;
@@ -45,9 +43,9 @@ impl Core {
         let id = action.id;
         let mut causes = Vec::new();
         if let Some(other) = self.scheduler.behind(id) {
-            let text = match self.store.get(other)? {
-                Some(other) => behind(action, &other, now),
-                None => format!("action {other} comes first on its resource"),
+            let text = match self.tell_of(other)? {
+                Ok(Some(other)) => behind(action, &other, now),
+                _ => format!("action {other} comes first on its resource"),
             };
             causes.push(Cause { code: "behind_resource", text, behind: Some(other) });
         }

@@ -88,7 +88,7 @@ impl Core {
         attempt: u32,
         said: Said,
     ) -> Result<(), StoreError> {
-        let owner = self.unfinished(id)?.filter(|action| {
+        let owner = self.unfinished(now, id)?.filter(|action| {
             action.status.attempt == attempt
                 && action.status.claim.is_some()
                 && action.status.state.is_active()

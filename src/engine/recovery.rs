@@ -142,10 +142,10 @@ impl Core {
         let now = (self.clock)();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for id in interrupted {
-            let Some(mut action) = self.store.get(*id)?.filter(|action| action.status.state.is_active())
-            else {
+            let Ok(Some(mut action)) = self.look_up(now, *id)? else { continue };
+            if !action.status.state.is_active() {
                 continue;
-            };
+            }
             if death == Some(Death { id: *id, attempt: action.status.attempt }) {
                 action.status.deaths += 1;
             }
@@ -200,7 +200,7 @@ impl Core {
         answer: ProbeAnswer,
     ) -> Result<(), StoreError> {
         let waits = |action: &Action| action.status.state == State::Running && action.status.claim.is_some();
-        let Some(mut action) = self.unfinished(id)?.filter(waits) else { return Ok(()) };
+        let Some(mut action) = self.unfinished(now, id)?.filter(waits) else { return Ok(()) };
         if self.live.contains_key(&id) {
             return Ok(());
         }

@@ -81,6 +81,8 @@ pub enum SubmitError {
     Busy,
     #[error("the disk is below its reserve; no new actions are taken")]
     DiskLow,
+    #[error("the body of action {id} is damaged on the disk; the daemon's log says where")]
+    Unreadable { id: ActionId },
     /// Whether the action was stored is unknown: submit again with the same key.
     #[error("cannot store the action")]
     Store,

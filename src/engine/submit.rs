@@ -62,14 +62,9 @@ impl Core {
             if used.digest != submission.digest {
                 return Ok(Err(SubmitError::KeyReused { id }));
             }
-            let first = match self.store.get(id) {
-                // It is finished, and can be read again in a while.
-                Err(StoreError::Rebuilding) => return Ok(Err(SubmitError::Busy)),
-                first => first?,
-            };
-            return Ok(first
-                .map(|action| Accepted::Repeated(Arc::new(action)))
-                .ok_or(SubmitError::Gone { id }));
+            return Ok(self.tell_of(id)?.and_then(|first| {
+                first.map(|action| Accepted::Repeated(Arc::new(action))).ok_or(SubmitError::Gone { id })
+            }));
         }
         match pressure {
             Pressure::None => {}
@@ -195,7 +190,8 @@ impl Core {
     fn joinable(&self, body: &Body, kind: u16) -> Result<Option<Action>, StoreError> {
         for id in self.scheduler.standing(&body.locks) {
             if self.scheduler.same_kind(id, kind).is_some()
-                && let Some(other) = self.store.get(id)?
+                // One that cannot be read is held when its turn comes.
+                && let Ok(Some(other)) = self.tell_of(id)?
                 && other.body.action == body.action
                 && other.status.state != State::Cancelling
             {
@@ -216,7 +212,7 @@ impl Core {
         for id in standing {
             let waits = matches!(self.scheduler.same_kind(id, kind), Some(State::Scheduled | State::Queued));
             if waits
-                && let Some(action) = self.store.get(id)?
+                && let Ok(Some(action)) = self.look_up(now, id)?
                 && action.body.action == body.action
                 && action.status.attempt == 0
             {

@@ -7,10 +7,10 @@ use super::StoreError;
 use super::bodies::{Block, Bodies, Stored, Ticket};
 use super::codec::Malformed;
 use super::rebuild::Rebuild;
-use super::record::{StoredKeyUse, peek_status};
+use super::record::{StoredKeyUse, decode_status, peek_status};
 use super::table::later::Later;
 use super::table::{KeyHash, Table, TableError};
-use crate::action::State;
+use crate::action::{State, Status};
 
 /// Why something cannot be read.
 pub(super) enum ReadError {
@@ -50,6 +50,27 @@ pub(super) enum Over {
     Table(Arc<Table>),
     Rebuild(Arc<Rebuild>),
 }
+
+/// Blocks that one step of a walk looks at.
+const BLOCKS_WALKED: usize = 8;
+
+/// What a walk sees of an action.
+pub(super) enum Seen {
+    Waiting,
+    Finished(Vec<u8>),
+}
+
+/// One step of a walk over all actions.
+#[derive(Default)]
+pub(super) struct Walked {
+    pub found: Vec<(u64, Seen)>,
+    /// Deleted ones included.
+    pub looked_at: usize,
+    /// Where the next step goes on; none at the end.
+    pub next: Option<u64>,
+}
+
+type Living = Vec<(Ticket, Option<Later>)>;
 
 impl Base {
     pub fn is_rebuilding(&self) -> bool {
@@ -139,23 +160,58 @@ impl Base {
         Ok(Vec::new())
     }
 
-    /// The next actions from `from` on, in the order of ids; none at the end.
-    pub fn some_from(&self, mut from: u64) -> Result<Vec<Stored>, ReadError> {
-        while let Some(block) = self.bodies.block_from(from)? {
-            let tickets = block.tickets()?;
-            let last = tickets.last().map_or(from, |last| last.id);
-            let Some(found) = self.newest(&block, tickets.into_iter().filter(|ticket| ticket.id >= from))?
-            else {
-                continue;
+    /// A step of a walk over all actions in the order of ids, a bounded number of blocks. Reads no bodies.
+    pub fn walk(&self, mut from: u64) -> Result<Walked, ReadError> {
+        let mut walked = Walked::default();
+        for _ in 0..BLOCKS_WALKED {
+            let Some(block) = self.bodies.block_from(from)? else {
+                let Over::Rebuild(rebuild) = &self.over else { return Ok(walked) };
+                for stored in rebuild.some_from(from)? {
+                    let is_final = peek_status(&stored.status)?.1.is_final();
+                    let seen = if is_final { Seen::Finished(stored.status) } else { Seen::Waiting };
+                    walked.found.push((stored.id, seen));
+                    walked.looked_at += 1;
+                    walked.next = Some(stored.id + 1);
+                }
+                return Ok(walked);
             };
-            if !found.is_empty() {
-                return Ok(found);
+            let mut tickets = block.tickets()?;
+            tickets.retain(|ticket| ticket.id >= from);
+            let last = tickets.last().map_or(from, |last| last.id);
+            walked.looked_at += tickets.len();
+            if let Some(living) = self.living(&block, &tickets)? {
+                for (ticket, later) in living {
+                    walked.found.push((ticket.id, seen(&block, &ticket, later)?));
+                }
+                from = last + 1;
             }
-            from = last + 1;
+            walked.next = Some(from);
         }
-        match &self.over {
-            Over::Table(_) => Ok(Vec::new()),
-            Over::Rebuild(rebuild) => Ok(rebuild.some_from(from)?),
+        Ok(walked)
+    }
+
+    /// The status of an action without its body: for one whose body is damaged. If the status is damaged too, as
+    /// much of it as its ticket has.
+    pub fn status(&self, id: u64) -> Result<Option<Status>, ReadError> {
+        if let Over::Rebuild(rebuild) = &self.over
+            && let Some(known) = rebuild.index.find(id)
+            && !known.is_written()
+        {
+            let stored = rebuild.get(&known)?;
+            return Ok(stored.map(|stored| decode_status(&stored.status)).transpose()?);
+        }
+        loop {
+            let Some(block) = self.bodies.block_of(id)? else { return Ok(None) };
+            let Some(ticket) = block.ticket(id)? else { return Ok(None) };
+            let Some(living) = self.living(&block, &[ticket])? else { continue };
+            return match living.into_iter().next() {
+                None => Ok(None),
+                Some((_, Some(later))) => Ok(Some(decode_status(&later.status)?)),
+                Some((_, None)) => Ok(Some(match block.status(&ticket) {
+                    Ok(status) => decode_status(status)?,
+                    Err(_) => ticket.status(),
+                })),
+            };
         }
     }
 
@@ -167,6 +223,19 @@ impl Base {
         tickets: impl Iterator<Item = Ticket>,
     ) -> Result<Option<Vec<Stored>>, ReadError> {
         let tickets: Vec<Ticket> = tickets.collect();
+        let Some(living) = self.living(block, &tickets)? else { return Ok(None) };
+        let whole = |(ticket, later): (Ticket, Option<Later>)| match later {
+            Some(later) => {
+                let stored = block.stored(&ticket)?;
+                Ok(Stored { status: later.status, ..stored })
+            }
+            None => block.stored(&ticket),
+        };
+        Ok(Some(living.into_iter().map(whole).collect::<Result<_, StoreError>>()?))
+    }
+
+    /// Those tickets of a block whose actions are alive, each with its later status if it has one.
+    fn living(&self, block: &Block, tickets: &[Ticket]) -> Result<Option<Living>, ReadError> {
         let (Some(first), Some(last)) = (tickets.first(), tickets.last()) else {
             return Ok(Some(Vec::new()));
         };
@@ -178,12 +247,11 @@ impl Base {
             return Ok(None);
         }
         let (mut found, mut laters) = (Vec::with_capacity(tickets.len()), laters.into_iter().peekable());
-        for ticket in &tickets {
+        for ticket in tickets {
             while laters.next_if(|later| later.id < ticket.id).is_some() {}
             match laters.next_if(|later| later.id == ticket.id) {
                 Some(later) if later.is_deleted() => {}
-                Some(later) => found.push(Stored { status: later.status, ..block.stored(ticket)? }),
-                None => found.push(block.stored(ticket)?),
+                later => found.push((*ticket, later)),
             }
         }
         Ok(Some(found))
@@ -203,6 +271,24 @@ impl Base {
             }
         }
     }
+}
+
+fn seen(block: &Block, ticket: &Ticket, later: Option<Later>) -> Result<Seen, ReadError> {
+    if let Some(later) = later {
+        let is_final = peek_status(&later.status)?.1.is_final();
+        return Ok(if is_final { Seen::Finished(later.status) } else { Seen::Waiting });
+    }
+    if !ticket.state.is_final() {
+        return Ok(Seen::Waiting);
+    }
+    Ok(match block.status(ticket) {
+        Ok(status) => Seen::Finished(status.to_vec()),
+        Err(error) => {
+            // It stays: nobody knows when it ended.
+            tracing::error!(%error, action_id = ticket.id, "a stored status is damaged");
+            Seen::Waiting
+        }
+    })
 }
 
 fn stored_in(block: Option<&Block>, id: u64) -> Result<Option<Stored>, StoreError> {

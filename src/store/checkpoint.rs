@@ -11,6 +11,7 @@
 //! What concerns the journal goes back to its owner as [`Done`], taken up at the next commit.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::base::{Base, Over, ReadError};
-use super::bodies::{Block, Bodies, Ticket};
+use super::bodies::{Bodies, Fate};
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::growth::Refill;
@@ -92,6 +93,7 @@ impl Checkpointer {
             meta: Meta::default(),
             replaced_bytes: 0,
             reclaim_failed: false,
+            unreadable: HashSet::new(),
             cache_bytes,
         };
         let thread = std::thread::Builder::new()
@@ -140,6 +142,8 @@ pub(super) struct Worker {
     /// Of body files that were replaced since the last snapshot: they go with the next one.
     pub(super) replaced_bytes: u64,
     pub(super) reclaim_failed: bool,
+    /// Numbers of body files that cannot be written anew because they are damaged.
+    pub(super) unreadable: HashSet<u64>,
 }
 
 impl Worker {
@@ -440,23 +444,25 @@ pub(super) struct Restated<'g> {
     pub written: u32,
     /// Empty: it is deleted.
     pub status: &'g [u8],
-    ticket: Ticket,
-    block: Arc<Block>,
+    /// What it takes there.
+    bytes: u64,
+    fate: Arc<Fate>,
 }
 
 impl<'g> Restated<'g> {
     /// All of them, in the order of ids. An action that was accepted and deleted in one generation is nowhere.
     fn all(bodies: &Bodies, generation: &'g Generation) -> Result<Vec<Self>, ReadError> {
-        let mut all = Vec::new();
+        let (mut all, mut cursor) = (Vec::new(), bodies.ticket_cursor());
         for (id, entry) in &generation.actions {
             let status: &[u8] = match entry {
                 Entry::Live(Live { body: Some(_), .. }) => continue,
                 Entry::Live(live) => &live.status,
                 Entry::Deleted => &[],
             };
-            match bodies.ticket(*id)? {
-                Some((ticket, block)) => {
-                    all.push(Self { id: *id, written: ticket.version, status, ticket, block });
+            match cursor.find(*id)? {
+                Some((ticket, fate)) => {
+                    let (written, bytes) = (ticket.version, ticket.bytes());
+                    all.push(Self { id: *id, written, status, bytes, fate });
                 }
                 None if status.is_empty() => {}
                 None => return Err(TableError(format!("action {id} is in no body file")).into()),
@@ -469,11 +475,10 @@ impl<'g> Restated<'g> {
     pub fn write(&self, writer: &mut Writer<'_>, counts: bool) -> Result<(), TableError> {
         let before = writer.restate(self.id, self.written, self.status)?;
         if counts {
-            let fate = &self.block.file().fate;
             match (before, self.status.is_empty()) {
                 (Some(before), _) if before.is_deleted() => {}
-                (before, true) => fate.deleted(&self.ticket, before.is_some()),
-                (None, false) => fate.restated(),
+                (before, true) => self.fate.deleted(self.bytes, before.is_some()),
+                (None, false) => self.fate.restated(),
                 (Some(_), false) => {}
             }
         }

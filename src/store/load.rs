@@ -155,7 +155,7 @@ impl<'a> Merge<'a> {
             }
             let later = self.laters.of(ticket.id)?;
             match &later {
-                Some(later) if later.is_deleted() => front.fate().deleted(&ticket, false),
+                Some(later) if later.is_deleted() => front.fate().deleted(ticket.bytes(), false),
                 Some(_) => front.fate().restated(),
                 None => {}
             }

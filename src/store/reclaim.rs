@@ -7,7 +7,7 @@
 //!
 //! One step is at most about one file, between two checkpoints: nothing changes meanwhile. A crash before the table
 //! names the new file leaves the old ones as they were, and a file that the next start removes; behind that
-//! statuses that the new file has too, which do no harm. The old files stay until neither a snapshot nor the synced
+//! statuses that the new file has too: the next start tells them by the version they were written for, and drops them. The old files stay until neither a snapshot nor the synced
 //! table names them.
 //!
 //! Called by the checkpoint thread when no snapshot and no new table is under way.
@@ -35,7 +35,7 @@ impl Worker {
             return Ok(());
         }
         let (table, bodies) = self.parts()?;
-        if let Some(victims) = bodies.victims()
+        if let Some(victims) = bodies.victims(&self.unreadable)
             && self.shared.has_room_for(2 * victims.live_bytes())
         {
             let new = if victims.are_dead() {
@@ -46,9 +46,7 @@ impl Worker {
                     Ok(new) => new,
                     Err(error) => {
                         rewriter.abandon();
-                        // Not again before the next snapshot.
-                        self.reclaim_failed = true;
-                        return self.endure(error);
+                        return self.endure(error, &victims);
                     }
                 }
             };
@@ -63,14 +61,19 @@ impl Worker {
     }
 
     /// A disk that is full or cannot be read is no reason to stop: everything is as it was.
-    fn endure(&self, error: ReadError) -> Result<(), StoreError> {
+    ///
+    /// A damaged file is left as it is, and not looked at again in this run unless nothing in it lives.
+    fn endure(&mut self, error: ReadError, victims: &Victims) -> Result<(), StoreError> {
         match error {
             ReadError::Table(error) => Err(self.shared.poison(&error.to_string())),
-            ReadError::Store(error @ StoreError::Damaged { .. }) => {
-                tracing::error!(%error, "a body file is damaged");
-                Ok(())
-            }
             ReadError::Store(error) => {
+                if let Some(number) = victims.damaged_by(&error) {
+                    tracing::error!(%error, "a body file is damaged: its room is not given back");
+                    self.unreadable.insert(number);
+                    return Ok(());
+                }
+                // Not again before the next snapshot.
+                self.reclaim_failed = true;
                 tracing::warn!(%error, "cannot write body files anew");
                 Ok(())
             }

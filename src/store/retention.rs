@@ -5,13 +5,16 @@
 //! are more of them than may be kept: then the oldest by id go first.
 
 use super::StoreError;
+use super::base::{Seen, Walked};
 use super::memory::Entry;
-use super::record::{Record, decode_status, peek_status};
+use super::record::{Record, decode_status};
 use super::writer::Store;
-use crate::action::{ActionId, State, Status, Timestamp};
+use crate::action::{ActionId, State, Timestamp};
 
 /// Actions looked at in one call, at most, for each that may be deleted.
 const LOOKED_AT_PER_DELETED: usize = 4;
+/// Ids taken from each generation in memory at once.
+const FROM_MEMORY: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Retention {
@@ -19,6 +22,10 @@ pub(super) struct Retention {
     pub finished: u64,
     /// The walk goes on here.
     cursor: u64,
+    /// Whether a walk is under way.
+    walks: bool,
+    /// The first action that this walk, or the one before it, left alive: there is none below, ever.
+    lowest: Option<u64>,
     /// No walk before this.
     rests_until: Option<Timestamp>,
     /// The earliest instant at which an action seen in this walk, or finished since it began, is due.
@@ -37,13 +44,27 @@ impl Retention {
         }
     }
 
+    /// The next walk begins at what this one found first.
+    fn end_walk(&mut self) {
+        self.walks = false;
+        // Nothing lived when it came by: whatever does now was accepted since.
+        self.lowest.get_or_insert(0);
+        self.rests_until = self.earliest.take();
+    }
+
     fn note(&mut self, due: Timestamp) {
         self.earliest = Some(self.earliest.map_or(due, |earliest| earliest.min(due)));
     }
 }
 
-/// Ids with the status of each; none of a deleted one.
-type Part = Vec<(u64, Vec<u8>)>;
+/// A part of the walk.
+struct Part {
+    /// None: it is deleted.
+    found: Vec<(u64, Option<Seen>)>,
+    looked_at: usize,
+    /// Where the next part begins; none at the end.
+    next: Option<u64>,
+}
 
 impl Store {
     /// Stages the removal of finished actions that are past retention, at most `limit`; says which.
@@ -58,36 +79,47 @@ impl Store {
             return Ok(Vec::new());
         }
         self.retention.rests_until = None;
-        if self.retention.cursor == 0 {
+        if !std::mem::replace(&mut self.retention.walks, true) {
+            self.retention.cursor = self.retention.lowest.take().unwrap_or(0);
             // Whatever finishes during this walk is due after that.
             self.retention.note(now.plus_ms(self.options.retention_age_ms));
         }
         let mut deleted = Vec::new();
         let mut left = limit.saturating_mul(LOOKED_AT_PER_DELETED);
         while left > 0 && deleted.len() < limit {
-            let Some(part) = self.next_part()? else {
-                self.retention.cursor = 0;
-                self.retention.rests_until = self.retention.earliest.take();
-                break;
-            };
-            for (id, bytes) in part {
+            let Part { found, looked_at, next } = self.next_part()?;
+            left = left.saturating_sub(looked_at.max(1));
+            let mut is_done = true;
+            for (id, seen) in found {
                 if deleted.len() == limit {
+                    is_done = false;
                     break;
                 }
-                left = left.saturating_sub(1);
                 self.retention.cursor = id + 1;
-                let Some(status) = finished(self, &bytes)? else { continue };
-                let due = status
-                    .finish
-                    .as_ref()
-                    .map_or(now, |finish| finish.at.plus_ms(self.options.retention_age_ms));
-                if due <= now || too_many(self) {
-                    deleted.push((id, status.version));
-                    self.ledger.deleted(id, status.version);
-                    self.staged.insert(id, Entry::Deleted);
-                    self.retention.finished -= 1;
-                } else {
+                let Some(seen) = seen else { continue };
+                if let Seen::Finished(bytes) = &seen {
+                    let status = self.shared.trust(decode_status(bytes))?;
+                    let due = status
+                        .finish
+                        .as_ref()
+                        .map_or(now, |finish| finish.at.plus_ms(self.options.retention_age_ms));
+                    if due <= now || too_many(self) {
+                        deleted.push((id, status.version));
+                        self.ledger.deleted(id, status.version);
+                        self.staged.insert(id, Entry::Deleted);
+                        self.retention.finished -= 1;
+                        continue;
+                    }
                     self.retention.note(due);
+                }
+                self.retention.lowest.get_or_insert(id);
+            }
+            match next {
+                _ if !is_done => {}
+                Some(next) => self.retention.cursor = next,
+                None => {
+                    self.retention.end_walk();
+                    break;
                 }
             }
         }
@@ -97,47 +129,43 @@ impl Store {
         Ok(deleted.into_iter().map(|(id, _)| ActionId(id)).collect())
     }
 
-    /// Ids and statuses from the walk's cursor on: those of the table's next pack, or those that only memory has.
-    fn next_part(&self) -> Result<Option<Part>, StoreError> {
+    /// What is found from the walk's cursor on, in the body files and in memory.
+    fn next_part(&self) -> Result<Part, StoreError> {
         let cursor = self.retention.cursor;
         // Before the table is read: a checkpoint that ends in between takes its generation out of memory, and what
-        // it deleted would look alive in the pack that was read before.
+        // it deleted would look alive in what was read before.
         let frozen = self.shared.memory().frozen.clone();
-        let pack = self.shared.read(|base| base.some_from(cursor))?;
-        let bounded = pack.last().map_or(u64::MAX, |stored| stored.id);
-        let mut ids: Vec<u64> = pack.iter().map(|stored| stored.id).collect();
+        let Walked { found: mut below, mut looked_at, mut next } =
+            self.shared.read(|base| base.walk(cursor))?;
+        let bounded = next.map_or(u64::MAX, |next| next.saturating_sub(1));
+        let mut ids: Vec<u64> = below.iter().map(|(id, _)| *id).collect();
         {
             let memory = self.shared.memory();
-            let frozen =
-                memory.frozen.iter().flat_map(|frozen| frozen.actions.range(cursor..=bounded).take(256));
-            ids.extend(frozen.map(|(id, _)| *id));
-            ids.extend(memory.current.actions.range(cursor..=bounded).take(256).map(|(id, _)| *id));
+            let range = cursor..=bounded.max(cursor);
+            let of_frozen = frozen.iter().flat_map(|frozen| frozen.actions.range(range.clone()));
+            ids.extend(of_frozen.map(|(id, _)| *id).take(FROM_MEMORY));
+            ids.extend(memory.current.actions.range(range).map(|(id, _)| *id).take(FROM_MEMORY));
         }
+        looked_at += ids.len() - below.len();
         ids.sort_unstable();
         ids.dedup();
-        ids.truncate(256);
-        if ids.is_empty() {
-            return Ok(None);
+        // Each side has all of its ids up to here, and maybe no others.
+        if let Some(behind) = ids.get(FROM_MEMORY) {
+            next = Some(*behind);
+            ids.truncate(FROM_MEMORY);
         }
         let in_frozen = |id: &u64| frozen.as_ref().and_then(|frozen| frozen.actions.get(id).cloned());
-        let status = |id: &u64| match self.staged_entry(*id).or_else(|| in_frozen(id)) {
-            Some(Entry::Deleted) => (*id, Vec::new()),
-            Some(Entry::Live(live)) => (*id, live.status.to_vec()),
+        let mut seen = |id: &u64| match self.staged_entry(*id).or_else(|| in_frozen(id)) {
+            Some(Entry::Deleted) => None,
+            Some(Entry::Live(live)) if live.state.is_final() => Some(Seen::Finished(live.status.to_vec())),
+            Some(Entry::Live(_)) => Some(Seen::Waiting),
             None => {
-                let stored = pack.iter().find(|stored| stored.id == *id);
-                (*id, stored.map(|stored| stored.status.clone()).unwrap_or_default())
+                let at = below.binary_search_by_key(id, |(id, _)| *id).ok();
+                let found = at.and_then(|at| below.get_mut(at));
+                found.map(|(_, seen)| std::mem::replace(seen, Seen::Waiting))
             }
         };
-        Ok(Some(ids.iter().map(status).collect()))
+        let found = ids.iter().map(|id| (*id, seen(id))).collect();
+        Ok(Part { found, looked_at, next })
     }
-}
-
-/// The status, if it is a final one; an empty one is that of a deleted action.
-fn finished(store: &Store, bytes: &[u8]) -> Result<Option<Status>, StoreError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let status =
-        peek_status(bytes).and_then(|(_, state)| state.is_final().then(|| decode_status(bytes)).transpose());
-    store.shared.trust(status)
 }

@@ -25,7 +25,7 @@ use super::journal::{GroupNumber, Journal};
 use super::ledger::Ledger;
 use super::marks::Marks;
 use super::memory::{Entry, Generation, Live};
-use super::record::{Record, encode_body, encode_status};
+use super::record::{Record, decode_status, encode_body, encode_status};
 use super::replay::key_of;
 use super::retention::Retention;
 use super::shared::Shared;
@@ -147,6 +147,15 @@ impl Store {
             self.seen.borrow_mut().insert(id.0, (action.status.version, action.status.state));
         }
         Ok(action)
+    }
+
+    /// The status of an action as staged, also if its body is damaged.
+    pub fn status(&self, id: ActionId) -> Result<Option<Status>, StoreError> {
+        match self.staged_entry(id.0) {
+            Some(Entry::Live(live)) => self.shared.trust(decode_status(&live.status)).map(Some),
+            Some(Entry::Deleted) => Ok(None),
+            None => self.shared.read(|base| base.status(id.0)),
+        }
     }
 
     /// The first use of an idempotency key of that uid, staged ones included.

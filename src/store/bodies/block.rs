@@ -4,23 +4,23 @@
 //!  header   "bod" 1 | count u32 | tickets_len u32 | bodies_len u32 | first id u64 | crc32c u32 of the ticket part
 //!           | crc32c u32 of the header before, the file's number u64 and the block's offset u64
 //!  tickets  count of names u16, each len u16 and bytes: the queues of these actions
-//!           per action, 60 bytes, in the order of ids:
+//!           per action, 64 bytes, in the order of ids:
 //!             id u64 | first lock u64 | due_at i64 | deadline i64 | version u32 | attempt u32 | body_len u32
-//!             | status_len u32 | crc32c u32 of body and status | kind u16 | queue u16 | state u8 | priority u8
-//!             | flags u8 | 0
+//!             | status_len u32 | crc32c u32 of the body | crc32c u32 of the status | kind u16 | queue u16
+//!             | state u8 | priority u8 | flags u8 | 0
 //!  bodies   per action: body, status                                  (all little endian)
 //! ```
 //!
 //! A start reads headers and tickets only. A ticket that cannot say all has [`CLAIMED`] or [`MORE_LOCKS`] set: then
 //! status or body must be read. Frozen: a changed form gets another number in the magic.
 
-use crate::action::{ActionId, LockKey, State, Timestamp, Unfinished};
+use crate::action::{ActionId, LockKey, State, Status, Timestamp, Unfinished};
 use crate::store::codec::Malformed;
 use crate::store::record::{BodyFacts, StatusFacts, peek_body, peek_waiting};
 
 const MAGIC: [u8; 4] = *b"bod\x01";
 pub const HEADER_BYTES: usize = 32;
-pub const TICKET_BYTES: usize = 60;
+pub const TICKET_BYTES: usize = 64;
 
 const LOCKS_FREED: u8 = 1;
 const DUE: u8 = 2;
@@ -47,7 +47,8 @@ pub struct Ticket {
     deadline: i64,
     pub body_len: u32,
     pub status_len: u32,
-    crc: u32,
+    body_crc: u32,
+    status_crc: u32,
     /// Of its body in the body part.
     pub offset: usize,
 }
@@ -58,12 +59,36 @@ impl Ticket {
         TICKET_BYTES as u64 + u64::from(self.body_len) + u64::from(self.status_len)
     }
 
-    /// Whether these are its body and status.
-    pub fn check(&self, parts: &[u8]) -> Result<(), Malformed> {
-        if crc32c::crc32c(parts) == self.crc {
+    /// Where its status begins in the body part.
+    pub fn status_at(&self) -> usize {
+        self.offset + self.body_len as usize
+    }
+
+    /// Whether that is its body.
+    pub fn check_body(&self, body: &[u8]) -> Result<(), Malformed> {
+        self.check("body", body, self.body_crc)
+    }
+
+    /// Whether that is its status.
+    pub fn check_status(&self, status: &[u8]) -> Result<(), Malformed> {
+        self.check("status", status, self.status_crc)
+    }
+
+    fn check(&self, what: &str, part: &[u8], crc: u32) -> Result<(), Malformed> {
+        if crc32c::crc32c(part) == crc {
             Ok(())
         } else {
-            Err(Malformed::new(format!("action {} does not match its checksum", self.id)))
+            Err(Malformed::new(format!("the {what} of action {} does not match its checksum", self.id)))
+        }
+    }
+
+    /// As much of its status as the ticket has.
+    pub fn status(&self) -> Status {
+        Status {
+            version: u64::from(self.version),
+            attempt: self.attempt,
+            locks_freed: self.flags & LOCKS_FREED != 0,
+            ..Status::accepted(self.state, (self.flags & DUE != 0).then_some(Timestamp(self.due_at)))
         }
     }
 
@@ -73,7 +98,7 @@ impl Ticket {
         to.extend_from_slice(&self.lock.to_le_bytes());
         to.extend_from_slice(&self.due_at.to_le_bytes());
         to.extend_from_slice(&self.deadline.to_le_bytes());
-        for part in [version, attempt, self.body_len, self.status_len, self.crc] {
+        for part in [version, attempt, self.body_len, self.status_len, self.body_crc, self.status_crc] {
             to.extend_from_slice(&part.to_le_bytes());
         }
         to.extend_from_slice(&kind.to_le_bytes());
@@ -91,7 +116,8 @@ impl Ticket {
         let attempt = u32::from_le_bytes(take(&mut rest)?);
         let body_len = u32::from_le_bytes(take(&mut rest)?);
         let status_len = u32::from_le_bytes(take(&mut rest)?);
-        let crc = u32::from_le_bytes(take(&mut rest)?);
+        let body_crc = u32::from_le_bytes(take(&mut rest)?);
+        let status_crc = u32::from_le_bytes(take(&mut rest)?);
         let kind = u16::from_le_bytes(take(&mut rest)?);
         let queue = u16::from_le_bytes(take(&mut rest)?);
         let [state, priority, flags, _] = take(&mut rest)?;
@@ -111,7 +137,8 @@ impl Ticket {
             deadline,
             body_len,
             status_len,
-            crc,
+            body_crc,
+            status_crc,
             offset,
         })
     }
@@ -253,11 +280,19 @@ pub fn parts_of<'a>(
     block: &'a [u8],
 ) -> Result<(&'a [u8], &'a [u8]), Malformed> {
     let bodies = block.get(header.bodies_at()..).unwrap_or_default();
-    let end = ticket.offset + ticket.body_len as usize + ticket.status_len as usize;
-    let parts = bodies.get(ticket.offset..end);
-    let parts = parts.ok_or_else(|| Malformed::new("a block is cut short"))?;
-    ticket.check(parts)?;
-    parts.split_at_checked(ticket.body_len as usize).ok_or_else(|| Malformed::new("a block is cut short"))
+    let body = bodies.get(ticket.offset..ticket.status_at());
+    let body = body.ok_or_else(|| Malformed::new("a block is cut short"))?;
+    ticket.check_body(body)?;
+    Ok((body, status_of(header, ticket, block)?))
+}
+
+/// The status of a ticket's action, whatever its body is like.
+pub fn status_of<'a>(header: &Header, ticket: &Ticket, block: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let bodies = block.get(header.bodies_at()..).unwrap_or_default();
+    let status = bodies.get(ticket.status_at()..ticket.status_at() + ticket.status_len as usize);
+    let status = status.ok_or_else(|| Malformed::new("a block is cut short"))?;
+    ticket.check_status(status)?;
+    Ok(status)
 }
 
 /// A block that is being filled.
@@ -306,7 +341,8 @@ impl Builder {
             deadline: deadline.unwrap_or(0),
             body_len: u32::try_from(body.len()).map_err(|_| too_large("body"))?,
             status_len: u32::try_from(status.len()).map_err(|_| too_large("status"))?,
-            crc: crc32c::crc32c_append(crc32c::crc32c(body), status),
+            body_crc: crc32c::crc32c(body),
+            status_crc: crc32c::crc32c(status),
             offset: 0,
         };
         if self.is_empty() {

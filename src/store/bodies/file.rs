@@ -42,6 +42,11 @@ pub fn damaged(path: &Path, offset: u64, detail: impl Into<String>) -> StoreErro
     }
 }
 
+/// A body that the disk does not give back is as good as damaged: nothing else is affected by it.
+pub fn unreadable(path: &Path, at: u64) -> impl Fn(&std::io::Error) -> StoreError + '_ {
+    move |error| damaged(path, at, format!("it cannot be read: {error}"))
+}
+
 pub fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> StoreError + 'a {
     move |source| StoreError::Io { what, path: path.to_owned(), source }
 }
@@ -64,9 +69,9 @@ pub struct Fate {
 }
 
 impl Fate {
-    pub fn deleted(&self, ticket: &Ticket, had_later: bool) {
+    pub fn deleted(&self, bytes: u64, had_later: bool) {
         self.dead.fetch_add(1, Ordering::Relaxed);
-        self.dead_bytes.fetch_add(ticket.bytes(), Ordering::Relaxed);
+        self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
         if had_later {
             self.later.fetch_sub(1, Ordering::Relaxed);
         }
@@ -189,7 +194,7 @@ impl BodyFile {
     }
 
     /// Header and ticket part of the block at `at`, into `front`.
-    fn front(&self, at: u64, end: u64, front: &mut Vec<u8>) -> Result<Header, StoreError> {
+    pub(super) fn front(&self, at: u64, end: u64, front: &mut Vec<u8>) -> Result<Header, StoreError> {
         let path = &self.handle.path;
         let bad = |Malformed(detail): Malformed| damaged(path, at, detail);
         let left = usize::try_from(end - at).unwrap_or(usize::MAX);
@@ -243,9 +248,10 @@ impl<'a> Front<'a> {
             return Err(damaged(path, self.at, "an action ends behind its block"));
         }
         let mut body = vec![0; ticket.body_len as usize + ticket.status_len as usize];
-        self.file.handle.file.read_at(at, &mut body).map_err(failed("read", path))?;
-        ticket.check(&body).map_err(|Malformed(detail)| damaged(path, at, detail))?;
+        self.file.handle.file.read_at(at, &mut body).map_err(|error| unreadable(path, at)(&error))?;
         let status = body.split_off(ticket.body_len as usize);
+        let checked = ticket.check_body(&body).and_then(|()| ticket.check_status(&status));
+        checked.map_err(|Malformed(detail)| damaged(path, at, detail))?;
         Ok((body, status))
     }
 }

@@ -26,6 +26,7 @@ mod file;
 mod reclaim;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,9 +35,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub(super) use append::Appender;
 use block::Tickets;
 pub(super) use block::{CLAIMED, MORE_LOCKS, Ticket};
-use block::{Header, parts_of};
-pub(super) use file::{BodyFile, Front, Take};
-use file::{damaged, failed, number_of, path_of};
+use block::{Header, parts_of, status_of};
+pub(super) use file::{BodyFile, Fate, Front, Take};
+use file::{damaged, failed, number_of, path_of, unreadable};
 pub(super) use reclaim::Victims;
 
 use super::StoreError;
@@ -79,7 +80,9 @@ pub(super) struct Block {
     file: Arc<BodyFile>,
     at: u64,
     header: Header,
+    /// Without the body part if that cannot be read.
     bytes: Vec<u8>,
+    unreadable: Option<String>,
 }
 
 impl Block {
@@ -88,12 +91,14 @@ impl Block {
         self.file.meta.number
     }
 
-    pub fn file(&self) -> &BodyFile {
-        &self.file
-    }
-
     fn bad(&self, Malformed(detail): Malformed) -> StoreError {
         damaged(&self.file.handle.path, self.at, detail)
+    }
+
+    /// What is wrong with a part of it.
+    fn bad_part(&self, ticket: &Ticket, Malformed(detail): Malformed) -> StoreError {
+        let at = self.at + (self.header.bodies_at() + ticket.offset) as u64;
+        damaged(&self.file.handle.path, at, self.unreadable.clone().unwrap_or(detail))
     }
 
     pub fn tickets(&self) -> Result<Vec<Ticket>, StoreError> {
@@ -111,7 +116,12 @@ impl Block {
 
     /// Body and status of one of its tickets.
     pub fn parts(&self, ticket: &Ticket) -> Result<(&[u8], &[u8]), StoreError> {
-        parts_of(&self.header, ticket, &self.bytes).map_err(|error| self.bad(error))
+        parts_of(&self.header, ticket, &self.bytes).map_err(|error| self.bad_part(ticket, error))
+    }
+
+    /// The status of one of its tickets, whatever its body is like.
+    pub fn status(&self, ticket: &Ticket) -> Result<&[u8], StoreError> {
+        status_of(&self.header, ticket, &self.bytes).map_err(|error| self.bad_part(ticket, error))
     }
 
     pub fn stored(&self, ticket: &Ticket) -> Result<Stored, StoreError> {
@@ -222,12 +232,14 @@ impl Bodies {
         self.block(file, block)
     }
 
-    /// The block that has the first action from `id` on; none behind the last.
+    /// The block that has the first action from `id` on; none behind the last. Files in which nothing lives are
+    /// passed over.
     pub fn block_from(&self, id: u64) -> Result<Option<Arc<Block>>, StoreError> {
         let files = self.files();
         let (mut at, mut number) = Self::place(&files, id);
         while let Some(file) = files.get(at) {
             if file.meta.last_id >= id
+                && file.live_count() > 0
                 && let Some(block) = self.block(file, number)?
             {
                 // There may be a gap between the last action of a block and the first of the next one.
@@ -278,14 +290,20 @@ impl Bodies {
     fn read(file: &Arc<BodyFile>, at: u64, end: u64) -> Result<Block, StoreError> {
         let path = &file.handle.path;
         let mut bytes = vec![0; usize::try_from(end - at).unwrap_or(usize::MAX)];
-        file.handle.file.read_at(at, &mut bytes).map_err(failed("read", path))?;
+        let mut missing = None;
+        if let Err(error) = file.handle.file.read_at(at, &mut bytes) {
+            // Its tickets may be readable still.
+            let mut front = Vec::new();
+            file.front(at, end, &mut front).map_err(|_| unreadable(path, at)(&error))?;
+            (bytes, missing) = (front, Some(format!("it cannot be read: {error}")));
+        }
         let bad = |Malformed(detail): Malformed| damaged(path, at, detail);
         let header = Header::decode(&bytes, file.meta.number, at).map_err(bad)?;
         Tickets::of(&header, &bytes).map_err(bad)?;
         if header.bytes() != end - at {
             return Err(damaged(path, at, "a block has another length than it should"));
         }
-        Ok(Block { file: Arc::clone(file), at, header, bytes })
+        Ok(Block { file: Arc::clone(file), at, header, bytes, unreadable: missing })
     }
 
     /// The action's ticket, with the file that it is in.

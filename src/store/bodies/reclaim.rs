@@ -4,13 +4,14 @@
 //! goes. A file whose later statuses outnumber what is still as it was written takes them back in, once the table
 //! has many of them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::file::BodyFile;
-use super::{Appender, Bodies};
+use super::{Appender, Bodies, StoreError};
 
 /// So many later statuses are left to the table in any case.
 const LATER_MIN: u64 = 100_000;
@@ -38,14 +39,20 @@ impl Victims {
         self.files.iter().map(|file| if file.live_count() == 0 { 0 } else { file.live_bytes() }).sum()
     }
 
+    /// The number of the one whose damage that is.
+    pub fn damaged_by(&self, error: &StoreError) -> Option<u64> {
+        let StoreError::Damaged { file: path, .. } = error else { return None };
+        self.files.iter().find(|file| file.handle.path == *path).map(|file| file.meta.number)
+    }
+
     pub fn are_dead(&self) -> bool {
         self.files.iter().all(|file| file.live_count() == 0)
     }
 }
 
 impl Bodies {
-    /// The files to be replaced next, if any are.
-    pub fn victims(&self) -> Option<Victims> {
+    /// The files to be replaced next, if any are. Of `spared` only those in which nothing lives.
+    pub fn victims(&self, spared: &HashSet<u64>) -> Option<Victims> {
         let (files, file_bytes) = (self.files(), self.file_bytes_now());
         let later: u64 = files.iter().map(|file| file.fate.later.load(Ordering::Relaxed)).sum();
         let is_victim = |(at, file): &(usize, &Arc<BodyFile>)| {
@@ -53,6 +60,7 @@ impl Bodies {
             let sealed = at + 1 < files.len() || file.meta.bytes >= file_bytes;
             let restated =
                 later > LATER_MIN && 2 * file.fate.later.load(Ordering::Relaxed) > file.live_count();
+            let sealed = sealed && !spared.contains(&file.meta.number);
             file.live_count() == 0 || sealed && (2 * file.live_bytes() < file.meta.bytes || restated)
         };
         let dead = |file: &Arc<BodyFile>| file.live_count() == 0;
@@ -68,7 +76,9 @@ impl Bodies {
         } else {
             let mut live = first.live_bytes();
             let is_small = |file: &Arc<BodyFile>, live: u64| {
-                file.live_bytes() < file_bytes / 4 && live + file.live_bytes() <= file_bytes
+                file.live_bytes() < file_bytes / 4
+                    && live + file.live_bytes() <= file_bytes
+                    && !spared.contains(&file.meta.number)
             };
             while let Some(before) = range.start.checked_sub(1).and_then(|at| files.get(at))
                 && is_small(before, live)

@@ -261,7 +261,7 @@ pub(in crate::store) fn load(
             while let Some(ticket) = tickets.next()? {
                 while known.next_if(|known| known.id < ticket.id).is_some() {}
                 match known.next_if(|known| known.id == ticket.id) {
-                    Some(known) if known.state.is_none() => front.fate().deleted(&ticket, false),
+                    Some(known) if known.state.is_none() => front.fate().deleted(ticket.bytes(), false),
                     Some(known) => {
                         let status = sources.later_status(&known, &mut cursor)?;
                         if status.is_some() {

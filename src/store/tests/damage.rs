@@ -306,3 +306,77 @@ fn room_of_deleted_actions_is_given_back_and_what_lives_beside_them_stays() {
     assert_eq!((loaded, opened.reader.health().rebuilds), (actions.clone(), 1), "and so does a rebuild");
     assert_eq!(everything(&opened.reader), actions);
 }
+
+/// Flips a bit in the body of each of these actions, whose metadata is `len` bytes long and long enough to be found.
+fn damage_bodies(bench: &Bench, resource_ids: &[u64]) {
+    for file in files(&bench.path("bodies")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        for id in resource_ids {
+            // A body has "Stack", "deploy", the resource's id, "web".
+            let mut mark = b"deploy".to_vec();
+            mark.extend_from_slice(&id.to_le_bytes());
+            if let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) {
+                bytes[at + 1] ^= 1;
+            }
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+}
+
+#[test]
+fn damaged_body_stops_neither_retention_nor_the_reclaim_of_other_files() {
+    let mut bench = Bench::new();
+    bench.options.segment_bytes = 64 << 10;
+    let (mut opened, _) = bench.start();
+    let mut actions: Vec<_> = (1..=2_000).map(|id| submit(&mut opened.store, id, 500)).collect();
+    checkpoint(&mut opened);
+    opened.store.close().unwrap();
+    let bodies = bench.path("bodies");
+    let bytes = || -> u64 { files(&bodies).iter().map(|file| std::fs::metadata(file).unwrap().len()).sum() };
+    let before = bytes();
+    // One that goes on living, and one that ends.
+    damage_bodies(&bench, &[20, 999]);
+    bench.options.retention_count = 0;
+    let (mut opened, _) = bench.start();
+    for action in actions.iter_mut().filter(|action| action.id.0 % 20 != 0) {
+        change(&mut opened.store, action, Event::Expire);
+    }
+    checkpoint(&mut opened);
+    let mut gone = Vec::new();
+    let begun = Instant::now();
+    while gone.len() < 1_900 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} are gone", gone.len());
+        gone.extend(opened.store.expire(Timestamp(3_000), 500).unwrap());
+        opened.store.commit().unwrap();
+    }
+    while bytes() > before / 4 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} of {before} are left", bytes());
+        snapshot(&mut opened);
+    }
+    assert!(matches!(try_everything(&opened.reader), Err(StoreError::Damaged { .. })), "no list without it");
+    assert!(matches!(opened.reader.get(ActionId(20)), Err(StoreError::Damaged { .. })));
+    let status = opened.store.status(ActionId(20)).unwrap().unwrap();
+    assert_eq!(status, actions[19].status, "its status is there without its body");
+    for action in actions.iter().filter(|action| action.id.0 % 20 == 0 && action.id.0 != 20) {
+        assert_eq!(opened.reader.get(action.id).unwrap().as_ref(), Some(action));
+    }
+    assert_eq!(opened.reader.health().rebuilds, 0);
+}
+
+#[test]
+fn read_error_in_a_body_is_told_and_is_not_the_end() {
+    let bench = Bench::new();
+    let disk = disk::simulated::SimulatedDisk::with_dir(&bench.options.dir);
+    let (mut opened, _) = bench.open_on(Arc::new(disk.clone())).unwrap();
+    let action = submit(&mut opened.store, 1, 100);
+    checkpoint(&mut opened);
+    disk.set_reads_fail(true);
+    match opened.reader.get(action.id) {
+        Err(StoreError::Damaged { file, .. }) => assert!(file.starts_with(bench.path("bodies"))),
+        other => panic!("{other:?}"),
+    }
+    disk.set_reads_fail(false);
+    assert_eq!(opened.reader.get(action.id).unwrap().as_ref(), Some(&action));
+    submit(&mut opened.store, 2, 100);
+    checkpoint(&mut opened);
+}
