@@ -27,6 +27,7 @@ const GROWN_FACTOR: u64 = 4;
 /// So much live data is taken for granted, so that small stores are left alone.
 const LIVE_BYTES_MIN: u64 = 1 << 20;
 const CLUSTERS_PER_SLICE: usize = 2_000;
+const BYTES_PER_SLICE: usize = 4 << 20;
 const KEYS_PER_SLICE: usize = 5_000;
 
 /// A new sled that is being filled from the one in use.
@@ -56,7 +57,7 @@ impl Refill {
         let mut writer = self.table.writer();
         let mut copied = false;
         if let Some(from) = self.cursor {
-            let (found, next) = old.laters_from(from, CLUSTERS_PER_SLICE)?;
+            let (found, next) = old.laters_from(from, CLUSTERS_PER_SLICE, BYTES_PER_SLICE)?;
             for later in &found {
                 writer.restate(later.id, later.written, &later.status)?;
             }

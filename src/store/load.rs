@@ -22,6 +22,7 @@ use crate::action::{LockKey, State, Unfinished};
 
 /// Clusters of later statuses that are read at once.
 const CLUSTERS_AT_ONCE: usize = 1_000;
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 pub(super) struct Load<'a> {
     loader: &'a mut dyn Loader,
@@ -102,24 +103,28 @@ struct Laters<'a> {
     read: std::vec::IntoIter<Later>,
     ahead: Option<Later>,
     next: Option<u64>,
+    /// Ids of those that say nothing any more: their body files were written anew, and a crash came before the table
+    /// had forgotten them.
+    stale: Vec<u64>,
 }
 
 impl Laters<'_> {
-    /// That of the action; those before it are passed over.
-    fn of(&mut self, id: u64) -> Result<Option<Later>, TableError> {
+    /// That of the action, if it belongs to the body that was written with that version.
+    fn of(&mut self, id: u64, written: u32) -> Result<Option<Later>, TableError> {
         loop {
             match self.ahead.take() {
                 Some(later) if later.id > id => {
                     self.ahead = Some(later);
                     return Ok(None);
                 }
-                Some(later) if later.id == id => return Ok(Some(later)),
-                _ => {}
+                Some(later) if later.id == id && later.written == written => return Ok(Some(later)),
+                Some(later) => self.stale.push(later.id),
+                None => {}
             }
             self.ahead = self.read.next();
             while self.ahead.is_none() {
                 let Some(from) = self.next else { return Ok(None) };
-                let (found, next) = self.table.laters_from(from, CLUSTERS_AT_ONCE)?;
+                let (found, next) = self.table.laters_from(from, CLUSTERS_AT_ONCE, BYTES_AT_ONCE)?;
                 self.next = next;
                 self.read = found.into_iter();
                 self.ahead = self.read.next();
@@ -142,7 +147,8 @@ impl<'a> Merge<'a> {
         generation: &'a Generation,
         firsts: &'a BTreeMap<u64, First>,
     ) -> Self {
-        let laters = Laters { table, read: Vec::new().into_iter(), ahead: None, next: Some(0) };
+        let laters =
+            Laters { table, read: Vec::new().into_iter(), ahead: None, next: Some(0), stale: Vec::new() };
         Self { load: Load::new(loader), laters, changed: generation.actions.iter().peekable(), firsts }
     }
 
@@ -153,7 +159,7 @@ impl<'a> Merge<'a> {
             while let Some((id, entry)) = self.changed.next_if(|(id, _)| **id < ticket.id) {
                 self.unwritten(*id, entry)?;
             }
-            let later = self.laters.of(ticket.id)?;
+            let later = self.laters.of(ticket.id, ticket.version)?;
             match &later {
                 Some(later) if later.is_deleted() => front.fate().deleted(ticket.bytes(), false),
                 Some(_) => front.fate().restated(),
@@ -212,11 +218,12 @@ impl<'a> Merge<'a> {
         self.load.whole(id, body, &live.status)
     }
 
-    /// What is in no body file yet.
-    pub fn end(mut self) -> Result<Load<'a>, ReadError> {
+    /// What is in no body file yet. The ids of statuses that are to be forgotten go with what was loaded.
+    pub fn end(mut self) -> Result<(Load<'a>, Vec<u64>), ReadError> {
         while let Some((id, entry)) = self.changed.next() {
             self.unwritten(*id, entry)?;
         }
-        Ok(self.load)
+        self.laters.of(u64::MAX, 0)?;
+        Ok((self.load, self.laters.stale))
     }
 }

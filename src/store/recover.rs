@@ -168,7 +168,7 @@ impl Recovery<'_> {
         }
         let Replay { generation, ledger, firsts, .. } = replay;
         self.loader.begin();
-        let (bodies, load) = {
+        let (bodies, (load, stale)) = {
             let mut merge = Merge::new(&mut *self.loader, &table, &generation, &firsts);
             let bodies = open_bodies(self.options, &self.disk, &self.store_id, &files, &mut |front| {
                 merge.take(front)
@@ -183,6 +183,15 @@ impl Recovery<'_> {
             )));
         }
         let finished = load.finished;
+        if !stale.is_empty() {
+            tracing::info!(
+                count = stale.len(),
+                "statuses of body files that were written anew are forgotten"
+            );
+            let mut writer = table.writer();
+            writer.forget_these(&stale)?;
+            writer.finish()?;
+        }
         let snapshot = snapshot.map(|(meta, bytes)| (meta.group, bytes));
         Ok(Recovered {
             base: Base { bodies: Arc::new(bodies), over: Over::Table(Arc::new(table)) },

@@ -69,7 +69,7 @@ impl Writing {
     /// One block of later statuses; whether there were any left to look for.
     fn statuses(&mut self, table: &Table) -> Result<bool, SnapshotError> {
         let Some(from) = self.cursor else { return Ok(false) };
-        let (found, next) = table.laters_from(from, CLUSTERS_PER_BLOCK)?;
+        let (found, next) = table.laters_from(from, CLUSTERS_PER_BLOCK, BLOCK_BYTES)?;
         let mut block = Vec::new();
         for later in &found {
             self.balance.add(later.balance().map_err(TableError::from)?);

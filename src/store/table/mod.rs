@@ -226,20 +226,29 @@ impl Table {
         })
     }
 
-    /// The next clusters from `cluster` on that have anything, at most `limit` of them, and where to go on; none at
-    /// the end.
-    pub fn laters_from(&self, cluster: u64, limit: usize) -> Result<(Vec<Later>, Option<u64>), TableError> {
+    /// The next clusters from `cluster` on that have anything, at most `limit` of them and about `bytes_max` of
+    /// statuses, and where to go on; none at the end.
+    pub fn laters_from(
+        &self,
+        cluster: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Later>, Option<u64>), TableError> {
         guard(|| {
-            let (mut found, mut last, mut count) = (Vec::new(), None, 0);
-            for next in self.tree.range(id_key(b's', cluster)..=id_key(b's', u64::MAX)).take(limit) {
+            let (mut found, mut count, mut bytes) = (Vec::new(), 0, 0);
+            for next in self.tree.range(id_key(b's', cluster)..=id_key(b's', u64::MAX)) {
                 let (key, value) = next?;
                 let Some(cluster) = id_of(b's', &key) else { continue };
-                (last, count) = (Some(cluster), count + 1);
+                count += 1;
                 if let Some(pack) = self.whole(&key, &value)? {
+                    bytes += pack.len();
                     found.extend(unpack(cluster, &pack)?);
                 }
+                if count == limit || bytes >= bytes_max {
+                    return Ok((found, cluster.checked_add(1)));
+                }
             }
-            Ok((found, last.filter(|_| count == limit).map(|last| last + 1)))
+            Ok((found, None))
         })
     }
 

@@ -26,7 +26,7 @@ fn restate(table: &Table, ids: impl IntoIterator<Item = u64>, len: usize) {
 fn all(table: &Table) -> Vec<u64> {
     let (mut ids, mut next) = (Vec::new(), Some(0));
     while let Some(from) = next {
-        let (found, behind) = table.laters_from(from, 3).unwrap();
+        let (found, behind) = table.laters_from(from, 3, usize::MAX).unwrap();
         ids.extend(found.iter().map(|later| later.id));
         next = behind;
     }
@@ -86,6 +86,20 @@ fn forgotten_statuses_leave_nothing_behind_and_their_neighbours_stay() {
     writer.forget(1, 200).unwrap();
     writer.finish().unwrap();
     assert_eq!(table.tree.len(), 0);
+}
+
+#[test]
+fn statuses_are_handed_over_by_their_bytes_however_few_clusters_that_are() {
+    let (_dir, table) = open();
+    restate(&table, 0..128, 9_000);
+    let (mut next, mut ids, mut parts) = (Some(0), Vec::new(), 0);
+    while let Some(from) = next {
+        let (found, behind) = table.laters_from(from, 1_000, 200_000).unwrap();
+        assert!(found.len() <= 32, "{} statuses of 9,000 bytes at once", found.len());
+        ids.extend(found.iter().map(|later| later.id));
+        (next, parts) = (behind, parts + 1);
+    }
+    assert_eq!((ids, parts), ((0..128).collect(), 5));
 }
 
 #[test]
@@ -152,6 +166,6 @@ fn table_is_there_after_closing_and_gone_sled_files_are_an_error_not_a_panic() {
     bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0xA5);
     std::fs::write(&db, bytes).unwrap();
     let readable = Table::open(&path, 8 << 20)
-        .is_ok_and(|table| table.laters_from(0, 10).is_ok_and(|(first, _)| !first.is_empty()));
+        .is_ok_and(|table| table.laters_from(0, 10, 1 << 20).is_ok_and(|(first, _)| !first.is_empty()));
     assert!(!readable);
 }

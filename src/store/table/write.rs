@@ -67,6 +67,18 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Forgets what is known of these actions, which are in the order of ids.
+    pub fn forget_these(&mut self, ids: &[u64]) -> Result<(), TableError> {
+        self.end_cluster()?;
+        for of_cluster in ids.chunk_by(|one, next| cluster_of(*one) == cluster_of(*next)) {
+            let Some(cluster) = of_cluster.first().map(|id| cluster_of(*id)) else { continue };
+            let (key, mut kept) = (id_key(b's', cluster), self.table.cluster(cluster)?);
+            kept.retain(|later| !of_cluster.contains(&later.id));
+            guard(|| if kept.is_empty() { self.remove(&key) } else { self.put(&key, &packed(&kept)) })?;
+        }
+        Ok(())
+    }
+
     fn end_cluster(&mut self) -> Result<(), TableError> {
         let Some((cluster, found)) = self.cluster.take() else { return Ok(()) };
         guard(|| self.put(&id_key(b's', cluster), &packed(&found)))

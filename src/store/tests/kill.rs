@@ -260,3 +260,21 @@ fn nothing_is_lost_by_a_kill_while_body_files_are_written_anew() {
         assert!(ended, "{point}: it does not go on");
     }
 }
+
+#[test]
+fn statuses_that_a_killed_reclaim_left_behind_spoil_no_snapshot() {
+    for point in ["reclaim_named", "reclaim_named:4"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (committed, _, ended) = run_child_with(dir.path(), point, &[("ACTIOND_TEST_CHURN", "1")]);
+        assert!(!ended, "{point} was never passed");
+        let mut options = bench_in(dir.path());
+        options.segment_bytes = 128 << 10;
+        let mut loaded = Loaded::default();
+        let mut opened = Store::open(&options, Timestamp(1_000), &mut loaded).unwrap();
+        let loaded = loaded.actions(&opened).unwrap();
+        assert!(loaded.iter().filter(|action| action.id.0 % 10 == 0).count() >= committed, "{point}");
+        snapshot(&mut opened);
+        assert_eq!(unfinished(&everything(&opened.reader)), loaded, "{point}");
+        assert_eq!(opened.reader.health().rebuilds, 0, "{point}");
+    }
+}
