@@ -48,9 +48,9 @@ fn no_acknowledged_action_is_lost_or_ends_twice_whatever_the_moment_of_the_kill(
     let home = Home::new();
     let ledger = home.script(
         "ledger",
-        "echo \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"\nexec cat > /dev/null",
+        "echo \"$ACTIOND_ID $ACTIOND_ATTEMPT\" >> \"$HOME_DIR/began\"\ncat > /dev/null\nexec sleep 0.02",
     );
-    // Two at a time, so that the work lasts as long as the kills.
+    // Two at a time, each a while, so that the work lasts as long as the kills.
     let queue = "[[queue]]\nname = \"default\"\nconcurrency = 2\n";
     let tables = format!("{queue}{}{NOOP}", exec("clear_caches", &ledger, "recovery = \"rerun\""));
     let home = home.configure(SMALL_STORE, &tables);
