@@ -6,7 +6,7 @@ use super::convert::tests::example;
 use super::{convert, parse};
 use crate::action::Actor;
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn submission_in(bencher: Bencher<'_, '_>) {
     let text = format!(
         r#"{{"user":"john@example.com","resource_type":"Stack","action":"restart","resource_id":1234567,"started_via":"api","metadata":{{"git_ref":"main","note":"{}"}}}}"#,
@@ -17,7 +17,7 @@ fn submission_in(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| parse::submission(black_box(text.as_bytes()), actor, limits).unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn action_out(bencher: Bencher<'_, '_>) {
     let action = example();
     let mut out = Vec::new();

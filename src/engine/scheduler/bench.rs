@@ -5,7 +5,7 @@ use divan::Bencher;
 use super::tests::ticket;
 use super::*;
 
-#[divan::bench(args = [1_000, 1_000_000])]
+#[divan::bench(args = [1_000, 1_000_000], sample_size = 1_000)]
 fn enter_leave_start(bencher: Bencher<'_, '_>, waiting: u64) {
     let mut scheduler = Scheduler::new(&[64], 64);
     let mut commands = Vec::new();

@@ -8,7 +8,7 @@ use divan::counter::ItemsCount;
 use super::*;
 use crate::store::disk::RealDisk;
 
-#[divan::bench(args = [1, 64, 1_024])]
+#[divan::bench(args = [1, 64, 1_024], sample_size = 10)]
 fn append(bencher: Bencher<'_, '_>, records: usize) {
     let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
     let mut journal = Journal::create(Arc::new(RealDisk), dir.path().join("journal"), 16 << 20).unwrap();

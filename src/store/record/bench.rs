@@ -12,25 +12,25 @@ fn body() -> crate::action::Body {
     crate::action::Body { metadata: JsonText::from_checked(metadata.as_str()), ..full_body() }
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn body_in(bencher: Bencher<'_, '_>) {
     let body = body();
     bencher.bench_local(|| encode_body(black_box(&body)));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn body_out(bencher: Bencher<'_, '_>) {
     let bytes = encode_body(&body());
     bencher.bench_local(|| decode_body(black_box(&bytes)).unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn status_in(bencher: Bencher<'_, '_>) {
     let status = full_status();
     bencher.bench_local(|| encode_status(black_box(&status)));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1_000)]
 fn status_out(bencher: Bencher<'_, '_>) {
     let bytes = encode_status(&full_status());
     bencher.bench_local(|| decode_status(black_box(&bytes)).unwrap());
