@@ -4,7 +4,7 @@
 //! bound is meant for (fewer waiting, fewer rounds of churn), the row names how far.
 
 use super::parts::limits;
-use super::results::{Results, figure};
+use super::results::{Results, figure, whole};
 use super::table;
 
 const LINES: &str = "actiond NDJSON";
@@ -83,7 +83,10 @@ fn submits(results: &Results, rows: &mut Vec<Row>) {
         let own = results.median(who, "submit", at)?;
         let (peer, name) = best(results, &REDIS, "submit", at, true)?;
         rows.push(Row {
-            what: format!("durable submits per s, {who}, {at} connections, against the best of Redis"),
+            what: format!(
+                "durable submits per s, {who}, {} connections, against the best of Redis",
+                whole(at)
+            ),
             from: format!("{} / {} ({name})", figure(own), figure(peer)),
             value: own / peer,
             bound: Bound::AtLeast(bound),
@@ -162,7 +165,7 @@ fn waiting(results: &Results, rows: &mut Vec<Row>) {
             let own = results.median(LINES, "start_s", count)?;
             let (peer, name) = best(results, peers, "start_s", count, false)?;
             Some(Row {
-                what: format!("start after kill -9 with {} waiting, against {name}", figure(count as f64)),
+                what: format!("start after kill -9 with {} waiting, against {name}", whole(count)),
                 from: format!("{} s / {} s", figure(own), figure(peer)),
                 value: own / peer,
                 bound: Bound::Below(1.0),
@@ -175,9 +178,9 @@ fn waiting(results: &Results, rows: &mut Vec<Row>) {
         rows.extend(value.map(|value| Row { what, from: String::new(), value, bound }));
     };
     let megabytes = |at: u64| Some(results.median(LINES, "memory", at)? / 1e6);
-    add(format!("MB of memory with {} waiting", figure(count as f64)), megabytes(count), 100.0);
+    add(format!("MB of memory with {} waiting", whole(count)), megabytes(count), 100.0);
     add("MB of memory, idle".to_owned(), megabytes(0), 12.0);
-    let what = format!("bytes on disk for each of {} waiting, incompressible", figure(count as f64));
+    let what = format!("bytes on disk for each of {} waiting, incompressible", whole(count));
     add(what, results.median(LINES, "disk", count), 1_200.0);
 }
 
@@ -189,11 +192,7 @@ fn flat(results: &Results, rows: &mut Vec<Row>) {
                 let median = |at: u64| Some(figure(results.median(LINES, &format!("backlog.{what}"), at)?));
                 let (first, last) = (*first, *last);
                 Some(Row {
-                    what: format!(
-                        "{name} per s with {} waiting, against {}",
-                        figure(last as f64),
-                        figure(first as f64)
-                    ),
+                    what: format!("{name} per s with {} waiting, against {}", whole(last), whole(first)),
                     from: format!("{} / {}", median(last)?, median(first)?),
                     value: results.median(LINES, &format!("backlog.{what}_ratio"), last)?,
                     bound: Bound::AtLeast(0.85),

@@ -69,6 +69,8 @@ pub struct Told {
     pub spent: Spent,
     /// Rounds of submitters in all.
     pub submitted: u64,
+    /// Open still: of a process for each connection the time is known only while it lives.
+    pub links: Vec<Link>,
 }
 
 impl Link {
@@ -228,5 +230,5 @@ pub fn run(submitters: Vec<Link>, workers: Vec<Link>, plan: &Plan<'_>) -> Told {
         }
     }
     let spent = spent.or_else(|| watch.map(Watch::end)).unwrap_or_else(|| Watch::begin(plan.pid).end());
-    Told { count, waits, spent, submitted }
+    Told { count, waits, spent, submitted, links }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::results::{Results, figure};
+use super::results::{Results, whole};
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -85,8 +85,8 @@ fn throughput(results: &Results, path: &Path) {
         x: ((over[0] as f64).log2(), last),
         y: range(&all),
         ticks: (6, 8),
-        x_text: |x| figure(x.exp2().round()).replace(".00", "").replace(".0", ""),
-        y_text: |y| figure(y.exp2().round() * 1e3),
+        x_text: |x| whole(x.exp2().round() as u64),
+        y_text: |y| whole(y.exp2().round() as u64 * 1_000),
     };
     paint(path, &frame, &all);
 }
@@ -122,7 +122,9 @@ fn backlog(results: &Results, path: &Path) {
         x: ((over[0] as f64).log10(), (over[over.len() - 1] as f64).log10()),
         y: (0.0, (high * 1.25 / 10.0).ceil() * 10.0),
         ticks: (6, 6),
-        x_text: |x| if (x - x.round()).abs() < 1e-9 { figure(10_f64.powf(x).round()) } else { String::new() },
+        x_text: |x| {
+            if (x - x.round()).abs() < 1e-9 { whole(10_f64.powf(x).round() as u64) } else { String::new() }
+        },
         y_text: |y| format!("{y:.0}"),
     };
     paint(path, &frame, &all);

@@ -102,7 +102,12 @@ pub fn figure(value: f64) -> String {
     if value < 99.95 {
         return format!("{value:.1}");
     }
-    let digits = format!("{value:.0}");
+    whole(value.round() as u64)
+}
+
+/// A number with its thousands separated.
+pub fn whole(value: u64) -> String {
+    let digits = value.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at) % 3 == 0 {

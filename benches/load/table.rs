@@ -1,6 +1,6 @@
 //! Tables in Markdown, as they are printed and stand in README.
 
-use super::results::{Results, figure};
+use super::results::{Results, whole};
 
 /// A heading, the names of the columns and a line that separates them.
 pub fn head(title: &str, columns: &[String]) {
@@ -20,9 +20,8 @@ pub fn cross(
     cell: impl Fn(&str, u64) -> Option<String>,
 ) {
     let all = results.over(what);
-    let columns: Vec<String> = std::iter::once(over.to_owned())
-        .chain(all.iter().map(|at| figure(*at as f64).replace(".00", "")))
-        .collect();
+    let columns: Vec<String> =
+        std::iter::once(over.to_owned()).chain(all.iter().map(|at| whole(*at))).collect();
     head(title, &columns);
     for who in results.who(what) {
         let cells = all.iter().map(|at| cell(who, *at).unwrap_or_else(|| "-".to_owned()));

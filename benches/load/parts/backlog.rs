@@ -13,7 +13,7 @@ use super::{Bench, say};
 use crate::closed_loop::{self, Plan};
 use crate::flood;
 use crate::process::{self, Watch};
-use crate::results::figure;
+use crate::results::{figure, whole};
 use crate::servers::actiond::{Actiond, Door, place};
 use crate::servers::{self, Server};
 use crate::table;
@@ -134,13 +134,6 @@ fn print(bench: &Bench) {
         };
         let ratios = format!("{}, {}", median("submit_ratio"), median("life_ratio"));
         let (submits, lives) = (median("submit"), median("life"));
-        table::row(&[
-            figure(length as f64),
-            submits,
-            median("submit_cpu_us"),
-            lives,
-            median("life_cpu_us"),
-            ratios,
-        ]);
+        table::row(&[whole(length), submits, median("submit_cpu_us"), lives, median("life_cpu_us"), ratios]);
     }
 }

@@ -54,6 +54,7 @@ fn one<S: AsServer>(bench: &mut Bench, server: &mut S, drain: impl Fn(&S)) {
     let told = closed_loop::run(submitters, workers, &plan);
     drain(server);
     let spent = watch.end();
+    drop(told.links);
     server.as_server().rest();
     bench.results.add(name, "lives", SUBMITTERS, spent.per_second(told.submitted));
     bench.results.add(name, "lives.cpu_us", SUBMITTERS, spent.each(told.submitted));
