@@ -128,30 +128,18 @@ fn become_program(order: &Order) -> Result<Infallible, String> {
     let program = argv.first().ok_or("no program is configured")?;
     super::open_files::set_soft(order.open_files)
         .map_err(|error| format!("cannot set the limit on open files: {error}"))?;
-    reset_ignored_signals();
+    reset_ignored_signal().map_err(|error| format!("cannot reset SIGPIPE: {error}"))?;
     // Not std's `exec`: like execvp(3) it would give a file without an interpreter to a shell.
     let Err(errno) = nix::unistd::execv(program, &argv);
     let error = io::Error::from(errno);
     Err(format!("cannot start {}: {error}", program.to_string_lossy()))
 }
 
-/// An ignored signal stays ignored over execve(2), a caught one becomes the default: so those that somebody
-/// above the daemon had ignored (nohup, a shell), and SIGPIPE, which Rust ignores, are caught here for the last
-/// moment of the keeper. The signal mask was cleared by the daemon's spawn.
-fn reset_ignored_signals() {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    let is_ignored = |signal: &i32| ignored >> (signal - 1) & 1 == 1;
-    for signal in
-        (1..=64).filter(is_ignored).filter(|signal| !signal_hook::consts::FORBIDDEN.contains(signal))
-    {
-        // Fails for 32 and 33, which the C library keeps to itself; they mean nothing to a program.
-        let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
-    }
+/// An ignored signal stays ignored over execve(2), a caught one becomes the default: so SIGPIPE, which Rust ignores, is
+/// caught here for the last moment of the keeper. Those that somebody above the daemon had ignored (nohup, a shell) were
+/// reset by the daemon's spawn, and the signal mask was cleared.
+fn reset_ignored_signal() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 #[cfg(test)]
