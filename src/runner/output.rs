@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::last_line::LastLine;
-use super::logs::{LINE_BYTES_MAX, LogWriter, Stream};
+use super::logs::{Batch, LINE_BYTES_MAX, LogWriter, Stream};
 
 /// Taken at once: little enough that its lines are written in a moment, even if each holds one letter.
 const READ_BYTES: usize = 8 << 10;
@@ -48,17 +48,21 @@ pub(crate) async fn copy(
             },
         };
         let Ok(length @ 1..) = read else { break };
+        let mut batch = Batch::new(stream);
         lines.push(buffer.get(..length).unwrap_or_default(), |line, left_out| {
             last.note(line);
-            log.cut_line(stream, line, left_out);
+            batch.push(line, left_out);
         });
+        log.write(&batch);
         // Thousands of lines may have been written for one read. What else this task does, such as seeing that it
         // has to stop, and the other tasks of this thread must not wait for the next hundred reads too.
         tokio::task::yield_now().await;
     }
     lines.finish(|line, left_out| {
         last.note(line);
-        log.cut_line(stream, line, left_out);
+        let mut batch = Batch::new(stream);
+        batch.push(line, left_out);
+        log.write(&batch);
     });
     last
 }

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
 
 pub use self::reader::LogReader;
+pub(crate) use self::writer::Batch;
 use self::writer::OpenLog;
 use crate::action::ActionId;
 
@@ -193,13 +194,15 @@ impl LogWriter {
 
     /// Appends one line (without its newline); cut and marked when it is longer than 16 KiB.
     pub fn line(&self, stream: Stream, text: &[u8]) {
-        self.cut_line(stream, text, 0);
+        let mut batch = Batch::new(stream);
+        batch.push(text, 0);
+        self.write(&batch);
     }
 
-    /// Appends one line of which the caller has already left out the last `left_out` bytes.
-    pub(crate) fn cut_line(&self, stream: Stream, text: &[u8], left_out: u64) {
+    /// Appends lines together. They are in the file when this returns.
+    pub(crate) fn write(&self, batch: &Batch) {
         if let Some(log) = &self.log {
-            log.append(stream, text, left_out);
+            log.append(batch);
         }
     }
 }

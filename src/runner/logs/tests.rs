@@ -76,6 +76,27 @@ fn head_and_tail_are_kept_and_the_marker_says_what_is_missing() {
 }
 
 #[test]
+fn lines_that_are_written_together_are_kept_as_if_they_came_alone() {
+    let numbers: Vec<String> = (0..2_000).map(|number| format!("line {number}")).collect();
+    let mut kept = Vec::new();
+    for together in [1, 3, 2_000] {
+        let home = tempfile::tempdir().unwrap();
+        let logs = Logs::new(home.path().to_owned(), 8_000);
+        let writer = logs.writer(ID, 1);
+        for part in numbers.chunks(together) {
+            let mut batch = Batch::new(Stream::Stdout);
+            for line in part {
+                batch.push(line.as_bytes(), 0);
+            }
+            writer.write(&batch);
+        }
+        writer.write(&Batch::new(Stream::Stdout));
+        kept.push(texts(&logs.read(ID, None).unwrap()));
+    }
+    assert_eq!((&kept[0], &kept[0]), (&kept[1], &kept[2]));
+}
+
+#[test]
 fn a_second_writer_goes_on_after_a_torn_line() {
     let home = tempfile::tempdir().unwrap();
     let logs = Logs::new(home.path().to_owned(), 1 << 20);

@@ -2,7 +2,7 @@
 //!
 //! The first half of the cap goes into the head. Then two files of a quarter each take turns: when the second
 //! one is full, the first is deleted and a third begun. So nothing is held in memory, nothing is written twice, and
-//! at any moment all but a middle part is on disk.
+//! at any moment all but a middle part is on disk. Lines that come together are written together.
 
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -42,29 +42,40 @@ impl OpenLog {
         Self { shared, id, attempt, writing: Mutex::default() }
     }
 
-    pub(super) fn append(&self, stream: Stream, text: &[u8], left_out: u64) {
-        let at = clock::now();
+    /// Writes the lines of a batch: each is in a file, or counted as lost.
+    pub(super) fn append(&self, batch: &Batch) {
         let mut writing = lock(&self.writing);
-        let mut entry = String::new();
+        let mut lines: Vec<&str> = batch.lines().collect();
+        let told;
         if writing.lost > 0 {
             let lost = format!("[{} lines could not be written here]", writing.lost);
-            entry.push_str(&json_line(at, Stream::Daemon, &lost));
+            told = json_line(clock::now(), Stream::Daemon, &lost);
+            lines.insert(0, &told);
         }
-        entry.push_str(&json_line(at, stream, &shown(text, left_out)));
-        match self.write(&mut writing, entry.as_bytes()) {
-            Ok(()) => writing.lost = 0,
-            Err(error) => {
-                if writing.lost == 0 {
-                    tracing::warn!(action_id = self.id.0, attempt = self.attempt, %error, "cannot write a log");
+        let mut rest = lines.as_slice();
+        while !rest.is_empty() {
+            match self.write(&mut writing, rest) {
+                Ok(count) => {
+                    writing.lost = 0;
+                    rest = rest.get(count..).unwrap_or_default();
                 }
-                writing.lost += 1;
+                Err(error) => {
+                    if writing.lost == 0 {
+                        tracing::warn!(action_id = self.id.0, attempt = self.attempt, %error, "cannot write a log");
+                    }
+                    // What said how many were lost before is none of them.
+                    let own = rest.len().min(batch.ends.len());
+                    writing.lost += own as u64;
+                    break;
+                }
             }
         }
         drop(writing);
         self.shared.wake_followers(self.id);
     }
 
-    fn write(&self, writing: &mut Writing, entry: &[u8]) -> io::Result<()> {
+    /// Writes as many of the lines as the file has room for, all at once, and gives their number: at least one.
+    fn write(&self, writing: &mut Writing, lines: &[&str]) -> io::Result<usize> {
         let dir = self.shared.dir_of(self.id);
         if writing.file.is_none() {
             DirBuilder::new().recursive(true).mode(0o750).create(&dir)?;
@@ -72,9 +83,9 @@ impl OpenLog {
         }
         let is_head = writing.offset == 0;
         let room = if is_head { self.shared.bytes_max / 2 } else { self.shared.bytes_max / 4 };
-        let len = entry.len() as u64;
+        let first = lines.first().map_or(0, |line| line.len() as u64);
         // A file takes at least one line, whatever the cap.
-        if writing.len > 0 && writing.len + len > room {
+        if writing.len > 0 && writing.len + first > room {
             let offset = writing.offset + writing.len;
             let file = open(&tail_path(&dir, self.attempt, offset))?;
             if let Some(oldest) = writing.previous_tail {
@@ -82,17 +93,26 @@ impl OpenLog {
             }
             writing.previous_tail = (!is_head).then_some(writing.offset);
             (writing.file, writing.offset, writing.len) = (Some(file), offset, 0);
+            // The room of a tail differs from that of the head: asked again.
+            return self.write(writing, lines);
         }
-        let Some(file) = &mut writing.file else { return Ok(()) };
-        match file.write_all(entry) {
-            Ok(()) => writing.len += len,
+        let mut len = writing.len;
+        let fitting = lines.iter().take_while(|line| {
+            len += line.len() as u64;
+            len <= room
+        });
+        let count = fitting.count().max(1);
+        let text = lines.get(..count).unwrap_or_default().concat();
+        let Some(file) = &mut writing.file else { return Ok(count) };
+        match file.write_all(text.as_bytes()) {
+            Ok(()) => writing.len += text.len() as u64,
             Err(error) => {
                 // Half a line is no line: cut it off, so that the next one begins where a line begins.
                 let _ = file.set_len(writing.len);
                 return Err(error);
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Goes on where an earlier writer of this attempt ended, perhaps in the middle of a line.
@@ -152,8 +172,39 @@ fn shown(text: &[u8], left_out: u64) -> String {
 
 /// One line of the log with its newline.
 pub(super) fn json_line(at: Timestamp, stream: Stream, text: &str) -> String {
+    let text = serde_json::Value::from(text);
+    format!("{}{text}}}\n", beginning(at, stream))
+}
+
+/// What stands before the text of a line.
+fn beginning(at: Timestamp, stream: Stream) -> String {
     let at = chrono::DateTime::from_timestamp_millis(at.0).unwrap_or_default();
     let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-    let text = serde_json::Value::from(text);
-    format!("{{\"at\":\"{at}\",\"stream\":\"{}\",\"line\":{text}}}\n", stream.as_str())
+    format!("{{\"at\":\"{at}\",\"stream\":\"{}\",\"line\":", stream.as_str())
+}
+
+/// Lines of one stream that came at the same moment.
+pub(crate) struct Batch {
+    beginning: String,
+    text: String,
+    /// Where in the text each line ends.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    /// Of lines that come now.
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { beginning: beginning(clock::now(), stream), text: String::new(), ends: Vec::new() }
+    }
+
+    /// Adds one line (without its newline), of which the last `left_out` bytes are already left out.
+    pub(crate) fn push(&mut self, text: &[u8], left_out: u64) {
+        let _ = writeln!(self.text, "{}{}}}", self.beginning, serde_json::Value::from(shown(text, left_out)));
+        self.ends.push(self.text.len());
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).filter_map(|(start, end)| self.text.get(start..*end))
+    }
 }
