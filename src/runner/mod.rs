@@ -1,15 +1,17 @@
-//! Processes: starting programs behind a gate, their logs, ending them with all their descendants.
+//! Processes: starting programs, their logs, ending them with all their descendants.
 //!
 //! ```text
-//!  program::start ─▶ keeper (setsid, waits at its gate) ─── go ───▶ exec: the program itself
-//!        │                └─ the daemon is gone: it ends unstarted         │
-//!        ▼                                                                 ▼
-//!  Running: pid, pipes, reports ◀──────────── stdout, stderr, FIFO ────────┘
-//!        └─ tree::end: SIGTERM, patience, SIGKILL, until nothing of the attempt is alive
+//!  program::start ─▶ spawn ─┬▶ keeper (waits at its gate) ── go ──▶ exec: the program itself
+//!        │                  │     └─ the daemon is gone: it ends unstarted      │
+//!        │                  └▶ the program itself (`adopt = false`) ────────────┤
+//!        ▼                                                                      ▼
+//!  Started: leader, pipes, reports ◀───────────── stdout, stderr, FIFO ─────────┘
+//!        └─ ended: orphans knows of none ─▶ done; else tree::end: SIGTERM, patience, SIGKILL, until nothing
+//!           of the attempt is alive
 //! ```
 //!
 //! Every process of an attempt carries a mark in its environment ([`leftovers::MARK`]), belongs to the session
-//! that its keeper began, or descends from one that does; by this it is found again after any crash of the
+//! that its first process began, or descends from one that does; by this it is found again after any crash of the
 //! daemon. A process that shakes off all three on purpose is not promised to be found.
 //!
 //! Called by `handlers::exec` (programs), by the engine and the API (logs) and by the daemon's start
