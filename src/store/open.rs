@@ -199,7 +199,7 @@ fn found_or_find(
     }
     remove_tree(&options.dir.join("table"))?;
     crash_point("create_journal");
-    let _closed_again = Journal::create(Arc::clone(disk), journal, options.segment_bytes)?;
+    Journal::make(disk, &journal, options.segment_bytes)?;
     // Also the directories that lead here: they may have been made for this store.
     sync_dir(&options.dir)?;
     for path in options.dir.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).take(2) {

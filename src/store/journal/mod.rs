@@ -108,10 +108,14 @@ impl Journal {
     /// # Durability
     ///
     /// After `Ok` the empty journal can be opened, also after loss of power.
+    pub fn make(disk: &Arc<dyn Disk>, dir: &Path, segment_bytes: u64) -> Result<(), StoreError> {
+        make(disk, dir, segment_bytes).map(drop)
+    }
+
+    /// Makes a journal, as [`Self::make`] does, and goes on with it.
+    #[cfg(test)]
     pub fn create(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64) -> Result<Self, StoreError> {
-        // Keyed by the operating system's random numbers: nobody who submits can know it.
-        let salt = RandomState::new().hash_one(0_u64);
-        let recovered = recovery::create(&disk, &dir, segment_bytes, salt)?;
+        let recovered = make(&disk, &dir, segment_bytes)?;
         Self::start(disk, dir.into(), segment_bytes, recovered)
     }
 
@@ -321,4 +325,10 @@ impl Journal {
     pub fn settle(&self) {
         self.spares.settle();
     }
+}
+
+fn make(disk: &Arc<dyn Disk>, dir: &Path, segment_bytes: u64) -> Result<Recovered, StoreError> {
+    // Keyed by the operating system's random numbers: nobody who submits can know it.
+    let salt = RandomState::new().hash_one(0_u64);
+    recovery::create(disk, dir, segment_bytes, salt)
 }
