@@ -47,18 +47,18 @@ fn work(opened: &mut Opened, actions: Actions, random: &mut fastrand::Rng) -> (A
     }
 }
 
-/// How often power was cut in a life, and how often a snapshot was there to start from.
-fn live(seed: u64) -> (u32, u32) {
+/// How often power was cut in a life, how often a snapshot was there to start from, and how many body files had gone.
+fn live(seed: u64, segment_bytes: u64, operations: u64) -> (u32, u32, usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bench = Bench::new();
-    bench.options.segment_bytes = 64 << 10;
-    bench.options.snapshot_after_bytes = 8 << 10;
+    bench.options.segment_bytes = segment_bytes;
+    bench.options.snapshot_after_bytes = segment_bytes / 8;
     bench.options.retention_count = 20;
     let mut disk = SimulatedDisk::with_dir(&bench.options.dir);
     let (mut durable, mut staged) = (Actions::new(), Actions::new());
-    let (mut cuts, mut from_snapshot) = (0, 0);
+    let (mut cuts, mut from_snapshot, mut gone) = (0, 0, 0);
     for round in 0..6 {
-        disk.set_fault(disk.operations() + random.u64(1..90), Fault::PowerCut);
+        disk.set_fault(disk.operations() + random.u64(1..operations), Fault::PowerCut);
         // The cut may come during the start itself, or while sled is rebuilt beside.
         match bench.open_on(Arc::new(disk.clone())) {
             Ok((mut opened, _)) => match try_everything(&opened.reader) {
@@ -77,23 +77,38 @@ fn live(seed: u64) -> (u32, u32) {
         bench.boot += 1;
         let names = disk::Disk::list(&disk, &bench.path("snapshot")).unwrap_or_default();
         from_snapshot += u32::from(names.iter().any(|name| name.strip_suffix(".snap").is_some()));
+        let bodies = disk::Disk::list(&disk, &bench.path("bodies")).unwrap_or_default();
+        let number = |name: &String| usize::from_str_radix(name.strip_suffix(".body")?, 16).ok();
+        let highest = bodies.iter().filter_map(number).max();
+        gone += highest.unwrap_or(0).saturating_sub(bodies.len());
     }
     let (opened, loaded) = bench.open_on(Arc::new(disk)).unwrap();
     let found: Actions = everything(&opened.reader).into_iter().map(|action| (action.id.0, action)).collect();
     assert!(found == durable || found == staged, "seed {seed}");
     assert_eq!(loaded, unfinished(&found.into_values().collect::<Vec<_>>()));
-    (cuts, from_snapshot)
+    (cuts, from_snapshot, gone)
 }
 
 #[test]
 fn committed_action_survives_power_cuts() {
     let (mut cuts, mut from_snapshot) = (0, 0);
     for seed in 0..30 {
-        let (more_cuts, more_snapshots) = live(seed);
+        let (more_cuts, more_snapshots, _) = live(seed, 64 << 10, 90);
         cuts += more_cuts;
         from_snapshot += more_snapshots;
     }
     assert!(cuts >= 100 && from_snapshot >= 30, "{cuts} cuts, {from_snapshot} with a snapshot");
+}
+
+#[test]
+fn committed_action_survives_power_cuts_while_body_files_are_sealed_written_anew_and_removed() {
+    let (mut cuts, mut gone) = (0, 0);
+    for seed in 100..115 {
+        let (more_cuts, _, more_gone) = live(seed, 8 << 10, 600);
+        cuts += more_cuts;
+        gone += more_gone;
+    }
+    assert!(cuts >= 50 && gone >= 20, "{cuts} cuts, {gone} body files were gone");
 }
 
 #[test]
