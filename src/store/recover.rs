@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ballast::Ballast;
 use super::base::{Base, Over, ReadError};
-use super::bodies::{Bodies, Take};
+use super::bodies::{self, Bodies, Take};
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::journal::{GroupNumber, Journal, Replayed};
@@ -170,10 +170,11 @@ impl Recovery<'_> {
         self.loader.begin();
         let (bodies, (load, stale)) = {
             let mut merge = Merge::new(&mut *self.loader, &table, &generation, &firsts);
-            let bodies = open_bodies(self.options, &self.disk, &self.store_id, &files, &mut |front| {
-                merge.take(front)
-            })?;
-            (bodies, merge.end()?)
+            let loaded =
+                open_bodies(self.options, &self.disk, &self.store_id, &files, &mut |front| merge.take(front));
+            let loaded = loaded.and_then(|bodies| Ok((bodies, merge.end()?)));
+            let named = snapshot.as_ref().map_or(&[][..], |(meta, _)| &meta.files);
+            loaded.map_err(|error| unless_named(error, named))?
         };
         if load.counted() != (ledger.live_count, ledger.digest) {
             return Err(Trouble::Distrust(format!(
@@ -214,7 +215,10 @@ impl Recovery<'_> {
         for group in groups {
             match self.rebuild_from(Some(group))? {
                 Ok(recovered) => return self.set_aside(&damaged).map(|()| recovered),
-                Err(Unreadable { offset, detail }) => {
+                Err(Unreadable { io: Some(error), .. }) => {
+                    return Err(io_error("read", &snapshot::path(&dir, group))(error));
+                }
+                Err(Unreadable { offset, detail, .. }) => {
                     let path = snapshot::path(&dir, group);
                     tracing::error!(path = %path.display(), offset, error = detail, "snapshot is damaged");
                     damaged.push(path.clone());
@@ -246,7 +250,11 @@ impl Recovery<'_> {
             let aside = path.with_extension("damaged");
             self.disk.rename(path, &aside).map_err(io_error("rename", path))?;
         }
-        Ok(())
+        // One that came back under its name after a power cut would be taken for the one that is kept.
+        match damaged.first().and_then(|path| path.parent()) {
+            Some(dir) => self.disk.sync_dir(dir).map_err(io_error("sync", dir)),
+            None => Ok(()),
+        }
     }
 
     /// Everything but sled itself, which the checkpoint thread fills from what is found here.
@@ -268,7 +276,7 @@ impl Recovery<'_> {
                     (held, newest) = (group, Some((group, self.len(&path))));
                     files = meta.files;
                 }
-                Ok(_) => return Ok(Err(Unreadable { offset: 0, detail: "it has another name".to_owned() })),
+                Ok(_) => return Ok(Err(Unreadable::new(0, "it has another name"))),
                 Err(unreadable) => return Ok(Err(unreadable)),
             }
         }
@@ -311,7 +319,8 @@ impl Recovery<'_> {
                 Ok(meta) => {
                     return Ok(Some((meta, self.len(&path))));
                 }
-                Err(Unreadable { offset, detail }) => {
+                Err(Unreadable { io: Some(error), .. }) => return Err(io_error("read", &path)(error)),
+                Err(Unreadable { offset, detail, .. }) => {
                     tracing::error!(path = %path.display(), offset, error = detail, "snapshot is damaged");
                 }
             }
@@ -339,6 +348,21 @@ impl Recovery<'_> {
             GroupNumber(after),
             replay,
         )
+    }
+}
+
+/// Without the table it would be no better if the snapshot names what is damaged too: then the table stays.
+fn unless_named(error: ReadError, named: &[FileMeta]) -> Trouble {
+    match error {
+        ReadError::Store(StoreError::Damaged { ref file, offset, .. })
+            if bodies::number_in(file).is_some_and(|number| {
+                named.iter().any(|meta| meta.number == number && offset < meta.bytes)
+            }) =>
+        {
+            let ReadError::Store(error) = error else { return error.into() };
+            Trouble::Store(error)
+        }
+        error => error.into(),
     }
 }
 

@@ -318,6 +318,11 @@ impl Bodies {
     }
 }
 
+/// The number of the body file at that path.
+pub(super) fn number_in(path: &Path) -> Option<u64> {
+    number_of(path.file_name()?.to_str()?)
+}
+
 fn remove_others(disk: &dyn Disk, dir: &Path, named: &dyn Fn(u64) -> bool) -> Result<(), StoreError> {
     let there = disk.list(dir).map_err(failed("list", dir))?;
     for number in there.iter().filter_map(|name| number_of(name)).filter(|number| !named(*number)) {

@@ -70,6 +70,17 @@ impl SimulatedDisk {
         lock(&self.state).reads_fail = fail;
     }
 
+    /// From now on every read of that file fails with EIO, or no longer.
+    pub fn set_unreadable(&self, path: &Path, fail: bool) {
+        let mut state = lock(&self.state);
+        let inode = *state.names.get(path).expect("the file exists");
+        if fail {
+            state.unreadable.insert(inode)
+        } else {
+            state.unreadable.remove(&inode)
+        };
+    }
+
     /// From now on creating a file fails with ENOSPC, or no longer; what exists can be written.
     pub fn set_full(&self, full: bool) {
         lock(&self.state).full = full;
@@ -177,7 +188,7 @@ impl DiskFile for SimulatedFile {
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let state = lock(&self.state);
-        if state.dead || state.reads_fail {
+        if state.dead || state.reads_fail || state.unreadable.contains(&self.inode) {
             return Err(errno(EIO));
         }
         let start = usize::try_from(offset).expect("fits");

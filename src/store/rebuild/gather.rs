@@ -106,7 +106,7 @@ impl Gather {
             }
         })?;
         if meta.store_id != self.ledger.store_id {
-            return Err(Unreadable { offset: 0, detail: "it is not this store's".to_owned() });
+            return Err(Unreadable::new(0, "it is not this store's"));
         }
         let mut all = Balance::default();
         for one in balance.into_values() {
@@ -117,7 +117,7 @@ impl Gather {
         let counted = (count.wrapping_sub(all.deleted), digest.wrapping_add(all.digest));
         if counted != (meta.live_count, meta.digest) {
             let detail = format!("it holds {} actions and says {}", counted.0, meta.live_count);
-            return Err(Unreadable { offset: 0, detail });
+            return Err(Unreadable::new(0, detail));
         }
         self.ledger = Ledger::from_meta(meta.clone());
         Ok(meta)

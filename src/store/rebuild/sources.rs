@@ -50,7 +50,7 @@ impl Sources {
         open.as_ref().ok_or_else(|| TableError("there is no snapshot".to_owned()))
     }
 
-    fn unreadable(&self, Unreadable { offset, detail }: &Unreadable) -> TableError {
+    fn unreadable(&self, Unreadable { offset, detail, .. }: &Unreadable) -> TableError {
         let path = self.snapshot.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         TableError(format!("{path} is damaged at offset {offset}: {detail}"))
     }

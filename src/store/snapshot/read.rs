@@ -22,6 +22,19 @@ pub(in crate::store) enum Piece<'a> {
 pub(in crate::store) struct Unreadable {
     pub offset: u64,
     pub detail: String,
+    /// Set if the disk did not give it back: then it may be whole.
+    pub io: Option<std::io::Error>,
+}
+
+impl Unreadable {
+    pub fn new(offset: u64, detail: impl Into<String>) -> Self {
+        Self { offset, detail: detail.into(), io: None }
+    }
+
+    fn of(offset: u64, error: std::io::Error) -> Self {
+        let gone = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof);
+        Self { offset, detail: error.to_string(), io: (!gone).then_some(error) }
+    }
 }
 
 /// An open snapshot whose blocks can be read in any order.
@@ -32,30 +45,29 @@ pub(in crate::store) struct Blocks {
 
 impl Blocks {
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Unreadable> {
-        let at_start = |error: std::io::Error| Unreadable { offset: 0, detail: error.to_string() };
+        let at_start = |error| Unreadable::of(0, error);
         let file = disk.open(path).map_err(at_start)?;
         let len = file.len().map_err(at_start)?;
         let blocks = Self { file, len };
         if blocks.raw(0, MAGIC.len())? == MAGIC {
             Ok(blocks)
         } else {
-            Err(Unreadable { offset: 0, detail: "it is not a snapshot".to_owned() })
+            Err(Unreadable::new(0, "it is not a snapshot"))
         }
     }
 
     fn raw(&self, at: u64, len: usize) -> Result<Vec<u8>, Unreadable> {
-        let bad = |detail: String| Unreadable { offset: at, detail };
         if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
-            return Err(bad("it ends too early".to_owned()));
+            return Err(Unreadable::new(at, "it ends too early"));
         }
         let mut bytes = vec![0; len];
-        self.file.read_at(at, &mut bytes).map_err(|error| bad(error.to_string()))?;
+        self.file.read_at(at, &mut bytes).map_err(|error| Unreadable::of(at, error))?;
         Ok(bytes)
     }
 
     /// The block at that offset: its header as it lies there, kind and payload.
     fn block(&self, at: u64) -> Result<(Vec<u8>, u8, Vec<u8>), Unreadable> {
-        let bad = |detail: &str| Unreadable { offset: at, detail: detail.to_owned() };
+        let bad = |detail: &str| Unreadable::new(at, detail);
         let header = self.raw(at, BLOCK_HEADER)?;
         let (described, crc) = header.split_first_chunk::<5>().ok_or_else(|| bad("a block is cut short"))?;
         let [kind, len @ ..] = *described;
@@ -76,13 +88,13 @@ impl Blocks {
     pub fn pack(&self, at: u64) -> Result<Vec<u8>, Unreadable> {
         match self.block(at)? {
             (_, LATER, payload) => Ok(payload),
-            _ => Err(Unreadable { offset: at, detail: "there are no statuses in this block".to_owned() }),
+            _ => Err(Unreadable::new(at, "there are no statuses in this block")),
         }
     }
 
     /// The keys in the block at that offset.
     pub fn keys(&self, at: u64) -> Result<Vec<(KeyHash, StoredKeyUse)>, Unreadable> {
-        let bad = |detail: String| Unreadable { offset: at, detail };
+        let bad = |detail: String| Unreadable::new(at, detail);
         match self.block(at)? {
             (_, KEYS, payload) => decode(&payload).map_err(|Malformed(error)| bad(error)),
             _ => Err(bad("there are no keys in this block".to_owned())),
@@ -92,7 +104,7 @@ impl Blocks {
     /// The last block and where it is.
     fn end(&self) -> Result<(u64, End), Unreadable> {
         let footer = self.len.saturating_sub(FOOTER as u64);
-        let cut = || Unreadable { offset: footer, detail: "it has no end".to_owned() };
+        let cut = || Unreadable::new(footer, "it has no end");
         let at = self.raw(footer, FOOTER)?;
         let at = u64::from_le_bytes(at.try_into().map_err(|_| cut())?);
         let (_, kind, payload) = self.block(at)?;
@@ -101,7 +113,7 @@ impl Blocks {
             return Err(cut());
         }
         let end = decode_versioned("a snapshot's end", 1, &payload);
-        Ok((at, end.map_err(|Malformed(detail)| Unreadable { offset: at, detail })?))
+        Ok((at, end.map_err(|Malformed(detail)| Unreadable::new(at, detail))?))
     }
 }
 
@@ -122,7 +134,7 @@ pub(in crate::store) fn read(
     while at < end_at {
         let (header, kind, payload) = blocks.block(at)?;
         crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, &header), &payload);
-        let bad = |detail: String| Unreadable { offset: at, detail };
+        let bad = |detail: String| Unreadable::new(at, detail);
         let mut pack = &*payload;
         match kind {
             LATER => {
@@ -143,6 +155,6 @@ pub(in crate::store) fn read(
     if at == end_at && crc == told {
         Ok(meta)
     } else {
-        Err(Unreadable { offset: end_at, detail: "its content is not what its end says".to_owned() })
+        Err(Unreadable::new(end_at, "its content is not what its end says"))
     }
 }

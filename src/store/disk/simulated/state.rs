@@ -35,6 +35,8 @@ pub struct State {
     pub fault: Option<(u64, Fault)>,
     pub dead: bool,
     pub reads_fail: bool,
+    /// Inodes of which every read fails.
+    pub unreadable: BTreeSet<u64>,
     pub syncs_lie: bool,
     pub full: bool,
 }
