@@ -29,7 +29,9 @@ impl Results {
     pub fn new() -> Self {
         let output = Command::new("uname").arg("-sr").output().unwrap();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let kernel = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // Without what a distribution adds to the version.
+        let kernel = String::from_utf8_lossy(&output.stdout);
+        let kernel = kernel.split('-').next().unwrap_or_default().trim();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Self { machine: format!("{cores} cores, {kernel}"), begun_at_unix: now.as_secs(), cells: Vec::new() }
     }
