@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::base::{Base, Over, ReadError};
-use super::bodies::{Bodies, Fate};
+use super::bodies::Bodies;
 use super::crash_point::crash_point;
 use super::disk::Disk;
 use super::growth::Refill;
-use super::marks::io_error;
 use super::memory::{Entry, Generation, Live};
 use super::open::remove_tree;
 use super::rebuild::{self, Filled, Rebuild};
 use super::record::Meta;
+use super::restated::Restated;
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotError, Writing};
 use super::table::{KeyHash, Table, TableError, Writer};
@@ -37,8 +37,6 @@ use super::table::{KeyHash, Table, TableError, Writer};
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
-/// One and the journal behind it; more would not fit the disk that a waiting action may take.
-const SNAPSHOTS_KEPT: usize = 1;
 /// What a checkpoint may add to the disk, for each byte of it.
 const DISK_FACTOR: u64 = 3;
 
@@ -130,8 +128,8 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) cache_bytes: u64,
     pub(super) disk: Arc<dyn Disk>,
-    snapshots: PathBuf,
-    outbox: Sender<Done>,
+    pub(super) snapshots: PathBuf,
+    pub(super) outbox: Sender<Done>,
     key_cursor: KeyHash,
     /// A snapshot under way.
     pub(super) writing: Option<Writing>,
@@ -360,128 +358,6 @@ impl Worker {
         }
         let last = uses.last().filter(|_| uses.len() == KEYS_CHECKED);
         self.key_cursor = last.and_then(|(hash, _)| snapshot::after(hash)).unwrap_or([0; 20]);
-        Ok(())
-    }
-
-    /// The next part of what is under way: a new table, a snapshot; else some body files are written anew.
-    fn slice(&mut self) -> Result<(), StoreError> {
-        if self.refill.is_some() {
-            let ((table, _), meta) = (self.parts()?, self.meta.clone());
-            return self.refill_slice(table, &meta);
-        }
-        if self.writing.is_none() {
-            return self.reclaim();
-        }
-        let (table, bodies) = self.parts()?;
-        if self.stopping() || !self.shared.has_room_for(0) {
-            self.abandon();
-        }
-        let Some(writing) = &mut self.writing else { return Ok(()) };
-        let sliced = writing.slice(&table);
-        if self.survive(sliced)? != Some(true) {
-            return Ok(());
-        }
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        let meta = self.meta.clone();
-        let finished = writing.finish(&*self.disk, &self.snapshots, &meta);
-        if let Some(bytes) = self.survive(finished)? {
-            let release = self.keep_some(&bodies).unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot remove what older snapshots needed");
-                0
-            });
-            self.shared.health().snapshots += 1;
-            let _ = self.outbox.send(Done::Snapshot { group: meta.group, bytes, release });
-            return self.look_at_growth(bytes);
-        }
-        Ok(())
-    }
-
-    /// Without a snapshot if the disk said no, or is full: a later checkpoint tries again. A table that does not
-    /// hold what it should is the end.
-    fn survive<T>(&mut self, result: Result<T, SnapshotError>) -> Result<Option<T>, StoreError> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(SnapshotError::Io(error)) => {
-                tracing::warn!(%error, "cannot write a snapshot");
-                self.abandon();
-                Ok(None)
-            }
-            Err(SnapshotError::Table(error)) => Err(self.shared.poison(&error.to_string())),
-        }
-    }
-
-    fn abandon(&mut self) {
-        if let Some(writing) = self.writing.take() {
-            writing.abandon(&*self.disk);
-        }
-    }
-
-    /// Removes all snapshots but the newest ones, and the body files that neither these nor the table name; the
-    /// group of the oldest that is left.
-    ///
-    /// The newest was read back before it got its name: the journal before it is needed no more. No body file was
-    /// replaced since it was begun, and the table was synced since: both name what is described now.
-    fn keep_some(&mut self, bodies: &Bodies) -> Result<u64, StoreError> {
-        let failed = |error| io_error("clear", &self.snapshots)(error);
-        let groups = snapshot::list(&*self.disk, &self.snapshots).map_err(failed)?;
-        for old in groups.iter().skip(SNAPSHOTS_KEPT) {
-            self.disk.remove(&snapshot::path(&self.snapshots, *old)).map_err(failed)?;
-        }
-        if groups.len() > SNAPSHOTS_KEPT {
-            self.disk.sync_dir(&self.snapshots).map_err(failed)?;
-        }
-        bodies.remove_others(&|number| bodies.holds(number))?;
-        crash_point("bodies_removed");
-        (self.replaced_bytes, self.reclaim_failed) = (0, false);
-        Ok(groups.get(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0))
-    }
-}
-
-/// What a generation changes of an action that is in a body file.
-pub(super) struct Restated<'g> {
-    pub id: u64,
-    /// The version with which it is there.
-    pub written: u32,
-    /// Empty: it is deleted.
-    pub status: &'g [u8],
-    /// What it takes there.
-    bytes: u64,
-    fate: Arc<Fate>,
-}
-
-impl<'g> Restated<'g> {
-    /// All of them, in the order of ids. An action that was accepted and deleted in one generation is nowhere.
-    fn all(bodies: &Bodies, generation: &'g Generation) -> Result<Vec<Self>, ReadError> {
-        let (mut all, mut cursor) = (Vec::new(), bodies.ticket_cursor());
-        for (id, entry) in &generation.actions {
-            let status: &[u8] = match entry {
-                Entry::Live(Live { body: Some(_), .. }) => continue,
-                Entry::Live(live) => &live.status,
-                Entry::Deleted => &[],
-            };
-            match cursor.find(*id)? {
-                Some((ticket, fate)) => {
-                    let (written, bytes) = (ticket.version, ticket.bytes());
-                    all.push(Self { id: *id, written, status, bytes, fate });
-                }
-                None if status.is_empty() => {}
-                None => return Err(TableError(format!("action {id} is in no body file")).into()),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Brings it into a table; `counts` if that is the one in use.
-    pub fn write(&self, writer: &mut Writer<'_>, counts: bool) -> Result<(), TableError> {
-        let before = writer.restate(self.id, self.written, self.status)?;
-        if counts {
-            match (before, self.status.is_empty()) {
-                (Some(before), _) if before.is_deleted() => {}
-                (before, true) => self.fate.deleted(self.bytes, before.is_some()),
-                (None, false) => self.fate.restated(),
-                (Some(_), false) => {}
-            }
-        }
         Ok(())
     }
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::base::{Base, Over};
-use super::checkpoint::{Restated, Worker};
+use super::checkpoint::Worker;
 use super::crash_point::crash_point;
 use super::memory::Generation;
 use super::open::remove_tree;
 use super::record::Meta;
+use super::restated::Restated;
 use super::snapshot::after;
 use super::table::later::cluster_of;
 use super::table::{KeyHash, Table, TableError};

@@ -6,12 +6,12 @@ use super::{
     BLOCK_BYTES, BLOCK_HEADER, END, End, KEYS, KEYS_PER_BLOCK, LATER, MAGIC, SnapshotError, after, path,
     read, remove_unfinished,
 };
-use crate::store::checkpoint::Restated;
 use crate::store::codec::{encode_into, encode_versioned};
 use crate::store::crash_point::crash_point;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::memory::Generation;
 use crate::store::record::{FileMeta, Meta};
+use crate::store::restated::Restated;
 use crate::store::table::later::{Balance, cluster_of, pack_into};
 use crate::store::table::{KeyHash, Table, TableError};
 
