@@ -6,7 +6,7 @@
 //! - If the store fails, the thread ends with its error; every unanswered request gets none, and the daemon
 //!   exits to recover from disk.
 //!
-//! The decisions themselves are in the files beside this one (`submit`, `commands`, `outcome`, `recovery`),
+//! The decisions themselves are in the files beside this one (`change`, `submit`, `commands`, `outcome`, `recovery`),
 //! each an `impl Core` of its own. Made and let go by `start`.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,12 +18,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::answers::{Answer, Answers};
-use super::outcome::{end_attempt, excerpt};
-use super::request::{Change, Request, SubmitError, Submitted};
+use super::change::Held;
+use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
 use super::{Settings, Shared, unpoison, worker};
-use crate::action::{Action, ActionId, AttemptEnd, Claim, Event, State, Status, Timestamp};
+use crate::action::{Action, ActionId, Claim, Event, State, Timestamp};
 use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::handlers::{Handler, StopReason};
@@ -45,9 +45,6 @@ pub(super) struct Live {
     pub attempt: u32,
     pub stop: watch::Sender<Option<StopReason>>,
 }
-
-/// The body of the action is damaged: it is held now.
-pub(super) struct Held;
 
 /// What is done once the turn is durable.
 pub(super) enum After {
@@ -300,107 +297,6 @@ impl Core {
             self.finish(now, action, Event::Expire, "its deadline was over before it ran to an end", None)?;
         }
         Ok(())
-    }
-
-    /// Hands an action to a person, with the locks it has. Its claim, if any, is given up.
-    pub fn hold(&mut self, now: Timestamp, mut action: Action, reason: &str) -> Result<(), StoreError> {
-        let id = action.id;
-        tracing::warn!(action_id = id.0, attempt = action.status.attempt, reason, "action held");
-        end_attempt(&mut action.status, now, AttemptEnd::Interrupted, reason);
-        self.step(now, Input::Hold(id));
-        self.change(action, Event::Hold, |status| status.reason = excerpt(reason))?;
-        Ok(())
-    }
-
-    /// Stages one change of an action: its state by the transition function, the rest by `edit`.
-    pub fn change(
-        &mut self,
-        mut action: Action,
-        event: Event,
-        edit: impl FnOnce(&mut Status),
-    ) -> Result<Action, StoreError> {
-        self.change_status(action.id, &mut action.status, event, edit)?;
-        Ok(action)
-    }
-
-    fn change_status(
-        &mut self,
-        id: ActionId,
-        status: &mut Status,
-        event: Event,
-        edit: impl FnOnce(&mut Status),
-    ) -> Result<(), StoreError> {
-        let before = status.state;
-        let state = before.apply(event).map_err(|source| StoreError::Illegal { id, source })?;
-        edit(status);
-        status.state = state;
-        status.version += 1;
-        self.store.change(id, event, status.clone())?;
-        self.count(before, state);
-        self.after.push(After::Changed(Change { id, state, version: status.version }));
-        Ok(())
-    }
-
-    pub fn count(&mut self, before: State, after: State) {
-        if let Some(count) = self.by_state.get_mut(before as usize) {
-            *count = count.saturating_sub(1);
-        }
-        if let Some(count) = self.by_state.get_mut(after as usize) {
-            *count += 1;
-        }
-    }
-
-    /// The action, if it is unfinished. Asks the disk only for those: a finished one may be out of reach while
-    /// sled is rebuilt.
-    pub fn unfinished(&mut self, now: Timestamp, id: ActionId) -> Result<Option<Action>, StoreError> {
-        if self.scheduler.queue_of(id).is_none() {
-            return Ok(None);
-        }
-        Ok(self.look_up(now, id)?.unwrap_or(None))
-    }
-
-    /// The action, which something is to be done with now. One whose body is damaged is handed to a person instead:
-    /// everything else goes on.
-    pub fn look_up(
-        &mut self,
-        now: Timestamp,
-        id: ActionId,
-    ) -> Result<Result<Option<Action>, Held>, StoreError> {
-        match self.store.get(id) {
-            Ok(action) => Ok(Ok(action)),
-            Err(error @ StoreError::Damaged { .. }) => {
-                self.hold_damaged(now, id, &error)?;
-                Ok(Err(Held))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn hold_damaged(&mut self, now: Timestamp, id: ActionId, error: &StoreError) -> Result<(), StoreError> {
-        let Some(mut status) = self.store.status(id)?.filter(|status| !status.state.is_final()) else {
-            self.step(now, Input::Leave(id));
-            return Ok(());
-        };
-        let reason = format!("its stored body cannot be read: {error}");
-        tracing::error!(action_id = id.0, error = %error, "action held: its stored body is damaged");
-        end_attempt(&mut status, now, AttemptEnd::Interrupted, &reason);
-        self.step(now, Input::Hold(id));
-        let event = if status.state == State::Held { Event::Note } else { Event::Hold };
-        self.change_status(id, &mut status, event, |status| status.reason = excerpt(&reason))
-    }
-
-    /// The action, for whoever asked about it; or why it cannot be told now.
-    pub fn tell_of(&self, id: ActionId) -> Result<Result<Option<Action>, SubmitError>, StoreError> {
-        match self.store.get(id) {
-            Ok(action) => Ok(Ok(action)),
-            // It is finished, and can be read again in a while.
-            Err(StoreError::Rebuilding) => Ok(Err(SubmitError::Busy)),
-            Err(error @ StoreError::Damaged { .. }) => {
-                tracing::error!(action_id = id.0, %error, "a stored body is damaged");
-                Ok(Err(SubmitError::Unreadable { id }))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Feeds the scheduler; its starts are taken up at the end of the turn.

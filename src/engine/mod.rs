@@ -14,6 +14,7 @@
 //! [`Engine`] is the handle the faces use; reads go straight to the store's reader.
 
 mod answers;
+mod change;
 mod commands;
 mod core;
 mod explain;
