@@ -9,7 +9,14 @@ use super::*;
 type Actions = BTreeMap<u64, Action>;
 
 /// Works until the power is cut: the actions after the last commit that said yes, and those of the one under way.
-fn work(opened: &mut Opened, actions: Actions, random: &mut fastrand::Rng) -> (Actions, Actions) {
+///
+/// It waits for some of its checkpoints: on a busy machine the cut would else always come before them.
+fn work(
+    opened: &mut Opened,
+    disk: &SimulatedDisk,
+    actions: Actions,
+    random: &mut fastrand::Rng,
+) -> (Actions, Actions) {
     let (mut durable, mut staged) = (actions.clone(), actions);
     loop {
         for _ in 0..random.usize(1..6) {
@@ -44,6 +51,13 @@ fn work(opened: &mut Opened, actions: Actions, random: &mut fastrand::Rng) -> (A
             return (durable, staged);
         }
         durable.clone_from(&staged);
+        if random.bool() {
+            let begun = Instant::now();
+            while opened.store.shared.memory().frozen.is_some() && !disk.power_is_cut() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "the checkpoint never ended");
+                std::thread::yield_now();
+            }
+        }
     }
 }
 
@@ -65,7 +79,7 @@ fn live(seed: u64, segment_bytes: u64, operations: u64) -> (u32, u32, usize) {
                 Ok(found) => {
                     let found: Actions = found.into_iter().map(|action| (action.id.0, action)).collect();
                     assert!(found == durable || found == staged, "seed {seed} round {round}");
-                    (durable, staged) = work(&mut opened, found, &mut random);
+                    (durable, staged) = work(&mut opened, &disk, found, &mut random);
                 }
                 Err(error) => assert!(disk.power_is_cut(), "seed {seed} round {round}: reading: {error}"),
             },
@@ -103,12 +117,16 @@ fn committed_action_survives_power_cuts() {
 #[test]
 fn committed_action_survives_power_cuts_while_body_files_are_sealed_written_anew_and_removed() {
     let (mut cuts, mut gone) = (0, 0);
-    for seed in 100..115 {
+    // On a busy machine the cut comes before the files go more often than not: then it takes more lives.
+    for seed in 100..300 {
         let (more_cuts, _, more_gone) = live(seed, 8 << 10, 600);
         cuts += more_cuts;
         gone += more_gone;
+        if cuts >= 90 && gone >= 20 {
+            return;
+        }
     }
-    assert!(cuts >= 50 && gone >= 20, "{cuts} cuts, {gone} body files were gone");
+    panic!("{cuts} cuts, {gone} body files were gone");
 }
 
 #[test]
@@ -120,7 +138,7 @@ fn disk_that_lies_about_syncs_is_caught() {
         let (mut opened, _) = bench.open_on(Arc::new(disk.clone())).unwrap();
         disk.lie_about_syncs();
         disk.set_fault(disk.operations() + 20, Fault::PowerCut);
-        let (durable, staged) = work(&mut opened, Actions::new(), &mut random);
+        let (durable, staged) = work(&mut opened, &disk, Actions::new(), &mut random);
         drop(opened);
         bench.boot = 2;
         match bench.open_on(Arc::new(disk.after_power_cut(seed))) {
