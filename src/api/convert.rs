@@ -20,6 +20,13 @@ pub(super) enum Show {
     Outline,
 }
 
+/// A field's name with what stands around it, as one piece.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
+
 /// Appends the action as one JSON object without line breaks.
 pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
     let Action { id, body, status } = action;
@@ -65,51 +72,51 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
 
     out.extend_from_slice(b"{\"id\":");
     number(out, id.0);
-    text(out, "user", user);
-    text(out, "resource_type", resource_type);
-    text(out, "action", action);
-    key(out, "resource_id");
+    text(out, key!("user"), user);
+    text(out, key!("resource_type"), resource_type);
+    text(out, key!("action"), action);
+    out.extend_from_slice(key!("resource_id"));
     number(out, *resource_id);
-    text(out, "started_via", started_via);
-    instant(out, "started_at", Some(*accepted_at));
+    text(out, key!("started_via"), started_via);
+    instant(out, key!("started_at"), Some(*accepted_at));
     write_finish(out, finish.as_ref(), all);
-    raw(out, "metadata", all.then_some(metadata));
+    raw(out, key!("metadata"), all.then_some(metadata));
 
-    text(out, "state", state.as_str());
-    maybe_text(out, "reason", Some(reason).filter(|reason| all && !reason.is_empty()));
-    text(out, "queue", queue);
-    key(out, "priority");
+    text(out, key!("state"), state.as_str());
+    maybe_text(out, key!("reason"), Some(reason).filter(|reason| all && !reason.is_empty()));
+    text(out, key!("queue"), queue);
+    out.extend_from_slice(key!("priority"));
     number(out, u64::from(*priority));
-    key(out, "attempt");
+    out.extend_from_slice(key!("attempt"));
     number(out, u64::from(*attempt));
-    key(out, "tries_used");
+    out.extend_from_slice(key!("tries_used"));
     number(out, u64::from(*tries_used));
-    key(out, "locks_freed");
+    out.extend_from_slice(key!("locks_freed"));
     boolean(out, *locks_freed);
     write_progress(out, progress.as_ref(), all);
-    instant(out, "run_at", *run_at);
-    instant(out, "due_at", *due_at);
-    instant(out, "deadline", *deadline);
-    key(out, "timeout");
+    instant(out, key!("run_at"), *run_at);
+    instant(out, key!("due_at"), *due_at);
+    instant(out, key!("deadline"), *deadline);
+    out.extend_from_slice(key!("timeout"));
     duration(out, *timeout_ms);
-    text(out, "on_conflict", on_conflict.as_str());
-    maybe_text(out, "idempotency_key", idempotency_key.as_ref().filter(|_| all));
+    text(out, key!("on_conflict"), on_conflict.as_str());
+    maybe_text(out, key!("idempotency_key"), idempotency_key.as_ref().filter(|_| all));
     write_retry(out, retry);
-    text(out, "recovery", recovery.as_str());
-    key(out, "retry_of");
+    text(out, key!("recovery"), recovery.as_str());
+    out.extend_from_slice(key!("retry_of"));
     maybe(out, retry_of.as_ref(), |out, id| number(out, id.0));
     out.extend_from_slice(b",\"submitter\":{\"uid\":");
     number(out, u64::from(submitter.uid));
-    key(out, "gid");
+    out.extend_from_slice(key!("gid"));
     number(out, u64::from(submitter.gid));
-    key(out, "pid");
+    out.extend_from_slice(key!("pid"));
     number(out, u64::from(submitter.pid));
     out.push(b'}');
-    raw(out, "checkpoint", checkpoint.as_ref().filter(|_| all));
+    raw(out, key!("checkpoint"), checkpoint.as_ref().filter(|_| all));
     write_attempts(out, *attempt, claim.as_ref(), attempts, all);
-    key(out, "cancel");
+    out.extend_from_slice(key!("cancel"));
     maybe(out, cancel.as_ref(), |out, cancel| write_cancel(out, cancel, all));
-    key(out, "version");
+    out.extend_from_slice(key!("version"));
     number(out, *version);
     out.push(b'}');
 }
@@ -122,20 +129,20 @@ fn write_finish(out: &mut Vec<u8>, finish: Option<&Finish>, all: bool) {
         );
         return;
     };
-    instant(out, "finished_at", Some(*at));
-    key(out, "finished_success");
+    instant(out, key!("finished_at"), Some(*at));
+    out.extend_from_slice(key!("finished_success"));
     boolean(out, *success);
-    maybe_text(out, "finished_message", Some(message).filter(|_| all));
-    raw(out, "finished_result", all.then_some(result));
+    maybe_text(out, key!("finished_message"), Some(message).filter(|_| all));
+    raw(out, key!("finished_result"), all.then_some(result));
 }
 
 fn write_progress(out: &mut Vec<u8>, progress: Option<&Progress>, all: bool) {
-    key(out, "progress");
+    out.extend_from_slice(key!("progress"));
     maybe(out, progress, |out, Progress { percent, message, at }| {
         out.extend_from_slice(b"{\"percent\":");
         number(out, u64::from(*percent));
-        text(out, "message", if all { message } else { "" });
-        instant(out, "at", Some(*at));
+        text(out, key!("message"), if all { message } else { "" });
+        instant(out, key!("at"), Some(*at));
         out.push(b'}');
     });
 }
@@ -143,9 +150,9 @@ fn write_progress(out: &mut Vec<u8>, progress: Option<&Progress>, all: bool) {
 fn write_retry(out: &mut Vec<u8>, RetryPolicy { attempts, backoff_ms, backoff_max_ms }: &RetryPolicy) {
     out.extend_from_slice(b",\"retry\":{\"attempts\":");
     number(out, u64::from(*attempts));
-    key(out, "backoff");
+    out.extend_from_slice(key!("backoff"));
     duration(out, *backoff_ms);
-    key(out, "backoff_max");
+    out.extend_from_slice(key!("backoff_max"));
     duration(out, *backoff_max_ms);
     out.push(b'}');
 }
@@ -183,25 +190,19 @@ fn write_attempt(
 ) {
     out.extend_from_slice(b"{\"attempt\":");
     number(out, u64::from(attempt));
-    instant(out, "began_at", Some(began_at));
-    instant(out, "ended_at", ended_at);
-    text(out, "outcome", outcome);
-    maybe_text(out, "message", message);
+    instant(out, key!("began_at"), Some(began_at));
+    instant(out, key!("ended_at"), ended_at);
+    text(out, key!("outcome"), outcome);
+    maybe_text(out, key!("message"), message);
     out.push(b'}');
 }
 
 fn write_cancel(out: &mut Vec<u8>, CancelRequest { uid, at, reason }: &CancelRequest, all: bool) {
     out.extend_from_slice(b"{\"uid\":");
     number(out, u64::from(*uid));
-    instant(out, "at", Some(*at));
-    text(out, "reason", if all { reason } else { "" });
+    instant(out, key!("at"), Some(*at));
+    text(out, key!("reason"), if all { reason } else { "" });
     out.push(b'}');
-}
-
-fn key(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
 }
 
 fn boolean(out: &mut Vec<u8>, value: bool) {
@@ -209,17 +210,28 @@ fn boolean(out: &mut Vec<u8>, value: bool) {
 }
 
 pub(super) fn number(out: &mut Vec<u8>, value: u64) {
-    // Writing into memory does not fail, and a number always has a JSON form.
-    let _ = serde_json::to_writer(out, &value);
+    match u8::try_from(value) {
+        Ok(digit @ 0..10) => out.push(b'0' + digit),
+        // Writing into memory does not fail, and a number always has a JSON form.
+        _ => _ = serde_json::to_writer(out, &value),
+    }
 }
 
 pub(super) fn string(out: &mut Vec<u8>, value: &str) {
-    // As above: memory does not fail, and every string has a JSON form.
-    let _ = serde_json::to_writer(out, value);
+    let is_plain = !value.bytes().any(|byte| matches!(byte, 0..b' ' | b'"' | b'\\'));
+    if is_plain {
+        out.reserve(value.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    } else {
+        // As above: memory does not fail, and every string has a JSON form.
+        let _ = serde_json::to_writer(out, value);
+    }
 }
 
-fn text(out: &mut Vec<u8>, name: &str, value: &str) {
-    key(out, name);
+fn text(out: &mut Vec<u8>, key: &[u8], value: &str) {
+    out.extend_from_slice(key);
     string(out, value);
 }
 
@@ -230,18 +242,18 @@ fn maybe<T>(out: &mut Vec<u8>, value: Option<T>, write: impl FnOnce(&mut Vec<u8>
     }
 }
 
-fn maybe_text(out: &mut Vec<u8>, name: &str, value: Option<&String>) {
-    key(out, name);
+fn maybe_text(out: &mut Vec<u8>, key: &[u8], value: Option<&String>) {
+    out.extend_from_slice(key);
     maybe(out, value, |out, value| string(out, value));
 }
 
-fn raw(out: &mut Vec<u8>, name: &str, value: Option<&JsonText>) {
-    key(out, name);
+fn raw(out: &mut Vec<u8>, key: &[u8], value: Option<&JsonText>) {
+    out.extend_from_slice(key);
     maybe(out, value, |out, value| out.extend_from_slice(value.as_str().as_bytes()));
 }
 
-fn instant(out: &mut Vec<u8>, name: &str, at: Option<Timestamp>) {
-    key(out, name);
+fn instant(out: &mut Vec<u8>, key: &[u8], at: Option<Timestamp>) {
+    out.extend_from_slice(key);
     maybe(out, at, |out, at| {
         out.push(b'"');
         time::write(out, at);

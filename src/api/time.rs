@@ -20,27 +20,27 @@ pub(super) fn write(out: &mut Vec<u8>, at: Timestamp) {
     let ms = at.0.clamp(FIRST_MS, LAST_MS);
     let (year, month, day) = civil(ms.div_euclid(MS_PER_DAY));
     let of_day = ms.rem_euclid(MS_PER_DAY);
-    digits(out, year, 1_000);
+    digits::<4>(out, year);
     out.push(b'-');
-    digits(out, month, 10);
+    digits::<2>(out, month);
     out.push(b'-');
-    digits(out, day, 10);
+    digits::<2>(out, day);
     out.push(b'T');
     clock(out, of_day);
     if of_day % 1_000 != 0 {
         out.push(b'.');
-        digits(out, of_day % 1_000, 100);
+        digits::<3>(out, of_day % 1_000);
     }
     out.push(b'Z');
 }
 
 /// Hours, minutes and seconds of a millisecond of the day.
 fn clock(out: &mut Vec<u8>, of_day: i64) {
-    digits(out, of_day / 3_600_000, 10);
+    digits::<2>(out, of_day / 3_600_000);
     out.push(b':');
-    digits(out, of_day / 60_000 % 60, 10);
+    digits::<2>(out, of_day / 60_000 % 60);
     out.push(b':');
-    digits(out, of_day / 1_000 % 60, 10);
+    digits::<2>(out, of_day / 1_000 % 60);
 }
 
 /// Appends the time as HTTP has it: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
@@ -58,9 +58,9 @@ pub(super) fn write_http(out: &mut Vec<u8>, at: Timestamp) {
     let (year, month, day) = civil(days);
     let of_day = ms.rem_euclid(MS_PER_DAY);
     out.extend_from_slice(name(&DAYS, days.rem_euclid(7)).unwrap_or_default().as_bytes());
-    digits(out, day, 10);
+    digits::<2>(out, day);
     out.extend_from_slice(name(&MONTHS, month - 1).unwrap_or_default().as_bytes());
-    digits(out, year, 1_000);
+    digits::<4>(out, year);
     out.push(b' ');
     clock(out, of_day);
     out.extend_from_slice(b" GMT");
@@ -72,13 +72,15 @@ pub(super) fn text(at: Timestamp) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Appends `value` with as many digits as `unit` (a power of ten) has.
-fn digits(out: &mut Vec<u8>, value: i64, unit: i64) {
-    let mut unit = unit;
-    while unit > 0 {
-        out.push(b'0' + u8::try_from(value / unit % 10).unwrap_or(0));
-        unit /= 10;
+/// Appends the last `COUNT` digits of `value`.
+fn digits<const COUNT: usize>(out: &mut Vec<u8>, value: i64) {
+    let mut text = [b'0'; COUNT];
+    let mut left = value;
+    for digit in text.iter_mut().rev() {
+        *digit += u8::try_from(left % 10).unwrap_or(0);
+        left /= 10;
     }
+    out.extend_from_slice(&text);
 }
 
 /// Year, month and day of a count of days since 1970-01-01 (H. Hinnant, "chrono-compatible low-level date
