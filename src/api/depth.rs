@@ -24,8 +24,14 @@ pub(super) fn compact(text: &str, depth_max: usize) -> Result<String, Fault> {
     if !text.starts_with('{') {
         return Err(Fault::NotAnObject);
     }
-    let mut scan =
-        Scan { text, at: 0, out: String::with_capacity(text.len()), levels: Vec::new(), keys: Vec::new() };
+    let mut scan = Scan {
+        text,
+        at: 0,
+        copied: 0,
+        out: String::with_capacity(text.len()),
+        levels: Vec::new(),
+        keys: Vec::new(),
+    };
     let mut objects = 0;
     while let Some(byte) = scan.peek() {
         match byte {
@@ -35,21 +41,21 @@ pub(super) fn compact(text: &str, depth_max: usize) -> Result<String, Fault> {
                 }
                 objects += 1;
                 scan.levels.push(Level { object: (byte == b'{').then_some(objects), key_next: true });
-                scan.copy_byte();
+                scan.at += 1;
             }
             b'}' | b']' => {
                 scan.levels.pop();
-                scan.copy_byte();
+                scan.at += 1;
             }
             b',' => {
                 if let Some(level) = scan.levels.last_mut() {
                     level.key_next = true;
                 }
-                scan.copy_byte();
+                scan.at += 1;
             }
             b'"' => scan.string()?,
-            b' ' | b'\t' | b'\n' | b'\r' => scan.at += 1,
-            b':' => scan.copy_byte(),
+            b' ' | b'\t' | b'\n' | b'\r' => scan.drop_byte(),
+            b':' => scan.at += 1,
             _ => scan.word()?,
         }
     }
@@ -66,6 +72,8 @@ struct Level {
 struct Scan<'a> {
     text: &'a str,
     at: usize,
+    /// What stands before this is copied or dropped.
+    copied: usize,
     out: String,
     levels: Vec<Level>,
     keys: Vec<(u32, Cow<'a, str>)>,
@@ -76,13 +84,20 @@ impl<'a> Scan<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn copy_byte(&mut self) {
-        self.copy_to(self.at + 1);
+    /// Drops the byte here; all before it is copied, in one piece since the last that was dropped.
+    fn drop_byte(&mut self) {
+        self.copy();
+        self.at += 1;
+        self.copied = self.at;
     }
 
-    fn copy_to(&mut self, end: usize) -> &'a str {
+    fn copy(&mut self) {
+        self.out.push_str(self.text.get(self.copied..self.at).unwrap_or_default());
+    }
+
+    /// Goes on to `end`; what it passes.
+    fn pass_to(&mut self, end: usize) -> &'a str {
         let piece = self.text.get(self.at..end).unwrap_or_default();
-        self.out.push_str(piece);
         self.at = end;
         piece
     }
@@ -92,16 +107,15 @@ impl<'a> Scan<'a> {
         let mut end = self.at + 1;
         let mut escaped = false;
         loop {
-            match bytes.get(end) {
-                None | Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    end += 2;
-                }
-                Some(_) => end += 1,
+            let found = memchr::memchr2(b'"', b'\\', bytes.get(end..).unwrap_or_default());
+            end = found.map_or(bytes.len(), |found| end + found);
+            if bytes.get(end) != Some(&b'\\') {
+                break;
             }
+            escaped = true;
+            end += 2;
         }
-        let quoted = self.copy_to((end + 1).min(bytes.len()));
+        let quoted = self.pass_to((end + 1).min(bytes.len()));
         let decoded = if escaped {
             let decoded: String = serde_json::from_str(quoted)
                 .map_err(|_| Fault::Content("has a string with half a surrogate pair".into()))?;
@@ -128,7 +142,7 @@ impl<'a> Scan<'a> {
             .position(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')))
             .unwrap_or(rest.len())
             .max(1);
-        let word = self.copy_to(self.at + length);
+        let word = self.pass_to(self.at + length);
         let is_number = word.starts_with(|first: char| first == '-' || first.is_ascii_digit());
         if is_number && !word.parse::<f64>().is_ok_and(f64::is_finite) {
             return Err(Fault::Content(format!("has a number beyond what a double holds: {word:.40}")));
@@ -137,6 +151,7 @@ impl<'a> Scan<'a> {
     }
 
     fn finish(mut self) -> Result<String, Fault> {
+        self.copy();
         self.keys.sort_unstable();
         for pair in self.keys.windows(2) {
             if let [one, other] = pair

@@ -38,8 +38,8 @@ macro_rules! fields {
         fn read_fields<'a, A: MapAccess<'a>>(map: &mut A, place: &Place) -> Result<Fields<'a>, A::Error> {
             let mut fields = Fields::default();
             while let Some(Name(name)) = map.next_key()? {
-                match NAMES.iter().find(|known| **known == name) {
-                    $(Some(&stringify!($name)) => {
+                match &*name {
+                    $(stringify!($name) => {
                         place.now.set(stringify!($name));
                         if fields.$name.is_some() {
                             place.refuse(Problem::field(stringify!($name), "is given twice"));
