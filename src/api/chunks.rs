@@ -8,8 +8,8 @@
 
 use bytes::{Buf as _, BytesMut};
 
-/// Bytes of a chunk's lead in an answer: its size in hexadecimal and a line end.
-const LEAD_BYTES: usize = 18;
+/// What leads a chunk of an answer, as most have it: a size of three hexadecimal digits and a line end.
+const LEAD: [u8; 5] = *b"000\r\n";
 /// Extensions and trailers of one body.
 const IGNORED_BYTES_MAX: usize = 16 * 1_024;
 /// More digits than any size that fits `u64`.
@@ -88,15 +88,17 @@ impl Reader {
     /// What is wrong with the coding. Nothing more can be read from this connection then.
     pub fn read(&mut self, from: &mut BytesMut, into: &mut BytesMut) -> Result<Read, &'static str> {
         let before = into.len();
+        let mut rest = &from[..];
         loop {
             match self.at {
                 At::Data { left } => {
-                    let count = usize::try_from(left).unwrap_or(usize::MAX).min(from.len());
+                    let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
                     if count == 0 {
                         break;
                     }
-                    into.extend_from_slice(from.get(..count).unwrap_or_default());
-                    from.advance(count);
+                    let (data, after) = rest.split_at(count);
+                    into.extend_from_slice(data);
+                    rest = after;
                     self.at = match left - count as u64 {
                         0 if self.is_chunked => At::DataReturn,
                         0 => At::Done,
@@ -105,12 +107,14 @@ impl Reader {
                 }
                 At::Done => break,
                 _ => {
-                    let Some(byte) = from.first().copied() else { break };
-                    from.advance(1);
-                    self.at = self.after(byte)?;
+                    let Some((byte, after)) = rest.split_first() else { break };
+                    rest = after;
+                    self.at = self.after(*byte)?;
                 }
             }
         }
+        let used = from.len() - rest.len();
+        from.advance(used);
         Ok(match () {
             () if into.len() > before => Read::Some,
             () if self.is_done() => Read::End,
@@ -164,20 +168,24 @@ impl Reader {
 /// Appends one chunk with what `write` appends; nothing if that is nothing, for an empty chunk is the end.
 pub(super) fn write(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let begin = out.len();
-    out.resize(begin + LEAD_BYTES, b'0');
+    out.extend_from_slice(&LEAD);
     write(out);
-    let count = out.len() - begin - LEAD_BYTES;
+    let count = out.len() - begin - LEAD.len();
     if count == 0 {
         out.truncate(begin);
         return;
     }
-    // Zeros before the digits are part of the grammar, but not every reader takes so many of them.
-    let lead = format!("{count:x}\r\n");
-    let unused = LEAD_BYTES - lead.len();
-    if let Some(place) = out.get_mut(begin + unused..begin + LEAD_BYTES) {
-        place.copy_from_slice(lead.as_bytes());
+    let digits = (1 + count.ilog2() / 4) as usize;
+    // Zeros before the digits are part of the grammar, but not every reader takes them.
+    match digits.checked_sub(3) {
+        Some(more) => _ = out.splice(begin..begin, std::iter::repeat_n(b'0', more)),
+        None => _ = out.drain(begin..begin + 3 - digits),
     }
-    out.drain(begin..begin + unused);
+    let mut left = count;
+    for place in out.iter_mut().skip(begin).take(digits).rev() {
+        *place = b"0123456789abcdef".get(left % 16).copied().unwrap_or_default();
+        left /= 16;
+    }
     out.extend_from_slice(b"\r\n");
 }
 
