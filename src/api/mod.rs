@@ -40,6 +40,7 @@ mod reply;
 mod routes;
 mod server;
 mod status;
+mod stopping;
 mod stream;
 mod submit;
 mod time;

@@ -3,22 +3,25 @@
 //! Setting a timer for each piece that comes in, and taking it back when it came, is a good part of what a small
 //! request costs. Here news only notes the time; the timer is looked at when it fires, and set on then.
 
-use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context as TaskContext, Poll, Waker, ready};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(super) struct Patience {
     limit: Duration,
     since: Instant,
     timer: Pin<Box<Sleep>>,
+    /// Whom the timer wakes: who asks again before it fires need not be noted again.
+    waker: Option<Waker>,
 }
 
 impl Patience {
     /// Begins to wait now.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) }
+        Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)), waker: None }
     }
 
     pub fn limit(&self) -> Duration {
@@ -32,8 +35,14 @@ impl Patience {
 
     /// Ready when there was no news for the whole limit.
     pub fn poll_over(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let is_awaited = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_awaited && !self.timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
         loop {
-            ready!(self.timer.as_mut().poll(cx));
+            // Whatever the task has spent of its budget: else the timer would not know whom to wake.
+            ready!(pin!(unconstrained(self.timer.as_mut())).poll(cx));
             let end = self.since + self.limit;
             if end <= Instant::now() {
                 return Poll::Ready(());

@@ -8,6 +8,7 @@
 //! Started by the daemon, one task for each door.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::problem::{Problem, Word};
 use super::routes::{self, Context, Door};
+use super::stopping::Stopping;
 use super::{Api, direct, metrics};
 use crate::action::Actor;
 
@@ -153,7 +155,7 @@ impl Drop for Place {
     }
 }
 
-async fn connection<S>(stream: S, context: Arc<Context>, mut stop: watch::Receiver<bool>)
+async fn connection<S>(stream: S, context: Arc<Context>, stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -162,6 +164,8 @@ where
         (Duration::from_millis(settings.header_timeout_ms), Duration::from_millis(settings.write_timeout_ms))
     };
     let mut stream = Watched { stream, patience: write_timeout, stalled: None, unread: BytesMut::new() };
+    let mut stop = Stopping::new(stop);
+    let mut stop = poll_fn(|cx| stop.poll(cx));
     if let Door::Socket(actor) = context.door {
         let left = {
             let stopping = AtomicBool::new(false);
@@ -169,7 +173,7 @@ where
             tokio::select! {
                 biased;
                 left = &mut direct => left,
-                () = is_true(&mut stop) => {
+                () = &mut stop => {
                     stopping.store(true, Ordering::Relaxed);
                     timeout(GRACE, direct).await.unwrap_or(None)
                 }
@@ -190,7 +194,7 @@ where
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
-        () = is_true(&mut stop) => {
+        () = stop => {
             served.as_mut().graceful_shutdown();
             timeout(GRACE, served).await.unwrap_or(Ok(()))
         }

@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
@@ -26,10 +27,10 @@ use super::parse::{self, Limits};
 use super::patience::Patience;
 use super::problem::{Problem, Word};
 use super::reply::{self, Reply};
-use super::server::is_true;
+use super::stopping::Stopping;
 use super::{Api, Settings, submit};
 use crate::action::Actor;
-use crate::engine::{Accepted, Engine, Submission, SubmitError};
+use crate::engine::{Accepted, Submission, SubmitError};
 
 /// Batches that the engine may have at once.
 const BATCHES_MAX: usize = 4;
@@ -47,7 +48,21 @@ type Answers = Vec<Result<Accepted, SubmitError>>;
 type UnderWay = VecDeque<(Vec<(u64, Option<Problem>)>, Waiting)>;
 /// Appends what there is of the input; false at its end.
 pub(super) type Read<'a> = dyn FnMut(&mut TaskContext<'_>, &mut BytesMut) -> Poll<Result<bool, Problem>> + 'a;
-type Waiting = Pin<Box<dyn Future<Output = Answers> + Send>>;
+
+/// The engine's answers to a batch, to come or there.
+enum Waiting {
+    Engine(Pin<Box<dyn Future<Output = Answers> + Send>>),
+    Over(Answers),
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Answers> {
+        match self {
+            Self::Engine(answers) => answers.as_mut().poll(cx),
+            Self::Over(answers) => Poll::Ready(std::mem::take(answers)),
+        }
+    }
+}
 
 /// Lines that go to the engine together.
 #[derive(Default)]
@@ -65,13 +80,25 @@ impl Batch {
 
     fn push(&mut self, line: u64, problem: Option<Problem>) {
         self.bytes += LINE_COST;
+        // Most batches of a slow stream are of one line.
+        if self.lines.is_empty() {
+            self.lines.reserve_exact(1);
+        }
         self.lines.push((line, problem));
+    }
+
+    fn submit(&mut self, line: u64, submission: Submission) {
+        if self.submissions.is_empty() {
+            self.submissions.reserve_exact(1);
+        }
+        self.submissions.push(submission);
+        self.push(line, None);
     }
 }
 
 /// One stream, between its input and its answers.
 pub(super) struct Exchange {
-    engine: Engine,
+    api: Arc<Api>,
     actor: Actor,
     limits: Limits,
     line_bytes_max: usize,
@@ -93,11 +120,11 @@ pub(super) struct Exchange {
     gathering: Batch,
     under_way: UnderWay,
     /// Ready when the daemon begins to stop.
-    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    draining: Stopping,
 }
 
 /// Begins to answer at once; the lines follow as they come.
-pub(super) fn lines(api: &Api, settings: &Settings, actor: Actor, mut body: Incoming) -> Reply {
+pub(super) fn lines(api: &Arc<Api>, settings: &Settings, actor: Actor, mut body: Incoming) -> Reply {
     let mut exchange = Exchange::new(api, settings, actor);
     let mut read = move |cx: &mut TaskContext<'_>, input: &mut BytesMut| loop {
         return Poll::Ready(match ready!(Pin::new(&mut body).poll_frame(cx)) {
@@ -125,11 +152,9 @@ pub(super) fn broken_off(why: &dyn std::fmt::Display) -> Problem {
 }
 
 impl Exchange {
-    pub fn new(api: &Api, settings: &Settings, actor: Actor) -> Self {
-        let engine = api.engine.clone();
-        let mut draining = engine.draining();
+    pub fn new(api: &Arc<Api>, settings: &Settings, actor: Actor) -> Self {
         Self {
-            engine,
+            api: Arc::clone(api),
             actor,
             limits: Limits::from(settings),
             line_bytes_max: settings.body_bytes_max,
@@ -144,7 +169,7 @@ impl Exchange {
             line: 0,
             gathering: Batch::default(),
             under_way: VecDeque::new(),
-            draining: Box::pin(async move { is_true(&mut draining).await }),
+            draining: Stopping::new(api.engine.draining()),
         }
     }
 
@@ -166,11 +191,11 @@ impl Exchange {
                 return Poll::Pending;
             }
             self.cut();
-            while self.hand_over() {
+            while self.hand_over(cx) {
                 self.cut();
             }
             if let Some((_, waiting)) = self.under_way.front_mut()
-                && let Poll::Ready(answers) = waiting.as_mut().poll(cx)
+                && let Poll::Ready(answers) = waiting.poll(cx)
             {
                 if let Some((lines, _)) = self.under_way.pop_front() {
                     write_answers(out, lines, answers);
@@ -184,7 +209,7 @@ impl Exchange {
             if self.ended || self.gathering.is_full() {
                 return if self.under_way.is_empty() { Poll::Ready(false) } else { Poll::Pending };
             }
-            if self.draining.as_mut().poll(cx).is_ready() {
+            if self.draining.poll(cx).is_ready() {
                 self.end(Some(Problem::new(Word::Draining, "the daemon is stopping; the rest was not read")));
                 continue;
             }
@@ -209,7 +234,7 @@ impl Exchange {
 
     /// What follows the last line end: a last line, unless the input was cut short in it.
     fn take_rest(&mut self) {
-        let rest = self.input.split().freeze();
+        let rest = std::mem::take(&mut self.input);
         self.scanned = 0;
         if let Some(problem) = self.cut_short.take() {
             self.line += 1;
@@ -276,16 +301,13 @@ impl Exchange {
         }
         self.gathering.bytes += line.len();
         match parse::submission(line, self.actor, self.limits) {
-            Ok(submission) => {
-                self.gathering.submissions.push(submission);
-                self.gathering.push(self.line, None);
-            }
+            Ok(submission) => self.gathering.submit(self.line, submission),
             Err(problem) => self.gathering.push(self.line, Some(problem)),
         }
     }
 
     /// Sends what is gathered to the engine, if it has room; says whether it did.
-    fn hand_over(&mut self) -> bool {
+    fn hand_over(&mut self, cx: &mut TaskContext<'_>) -> bool {
         if self.gathering.lines.is_empty() {
             return false;
         }
@@ -294,16 +316,16 @@ impl Exchange {
             return false;
         }
         let Batch { lines, submissions, bytes: _ } = std::mem::take(&mut self.gathering);
-        let engine = self.engine.clone();
-        let mut waiting: Waiting = if submissions.is_empty() {
-            Box::pin(std::future::ready(Answers::new()))
+        let mut waiting = if submissions.is_empty() {
+            Waiting::Over(Answers::new())
         } else {
-            Box::pin(async move { engine.submit(submissions).await })
+            let api = Arc::clone(&self.api);
+            Waiting::Engine(Box::pin(async move { api.engine.submit(submissions).await }))
         };
         // The first poll sends the batch, so that batches reach the engine in their order. An answer that comes
         // at once is kept for its turn.
-        if let Some(answers) = futures_util::FutureExt::now_or_never(&mut waiting) {
-            waiting = Box::pin(std::future::ready(answers));
+        if let Poll::Ready(answers) = waiting.poll(cx) {
+            waiting = Waiting::Over(answers);
         }
         self.under_way.push_back((lines, waiting));
         true
@@ -349,8 +371,6 @@ fn write_line(out: &mut Vec<u8>, line: u64, answer: &Result<Accepted, Problem>) 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::api::wire::LineAnswer;
 
