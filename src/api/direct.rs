@@ -20,25 +20,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
+use hyper::StatusCode;
 use hyper::header::CONNECTION;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::chunks::{Read, Reader};
+use super::convert::{self, Show};
 use super::head::{self, Framing, Head};
+use super::parse::{self, Limits};
 use super::patience::Patience;
 use super::problem::Problem;
-use super::reply::{self, Body, PAUSES_MAX, Reply};
+use super::reply::{self, Body, PAUSES_MAX};
 use super::routes::{Context, SUBMIT_ROW};
 use super::stream::{Exchange, broken_off};
-use super::{Settings, chunks, metrics, submit, time};
+use super::{Settings, chunks, metrics, spare, submit, time};
 use crate::action::Actor;
+use crate::engine::Accepted;
 
 /// Room for a read at first, and what it may grow to on a connection that fills it.
 const ROOM_BYTES: usize = 4 * 1_024;
 const ROOM_BYTES_MAX: usize = 128 * 1_024;
-/// A buffer that a large request made larger than this is given back after it.
-const KEPT_BYTES_MAX: usize = 2 * ROOM_BYTES_MAX;
 
 /// What a stream's answer begins with, up to the date.
 const LINES_HEAD: &[u8] =
@@ -93,13 +95,25 @@ struct Input<'a, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Input<'_, S> {
     /// Reads what there is; false at the end.
     fn poll_more(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<bool>> {
+        spare::borrow(&mut self.buffer);
         self.buffer.reserve(self.room);
         let room = self.buffer.capacity() - self.buffer.len();
-        let count = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(cx))?;
+        let Poll::Ready(count) = pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)? else {
+            spare::give_back(&mut self.buffer);
+            return Poll::Pending;
+        };
         if count >= room {
             self.room = (2 * self.room).min(ROOM_BYTES_MAX);
         }
         Poll::Ready(Ok(count > 0))
+    }
+
+    /// A request is taken out: keeps no more memory than what follows it needs.
+    fn rest(&mut self) {
+        spare::give_back(&mut self.buffer);
+        if self.buffer.capacity() > spare::BYTES_MAX {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
     }
 }
 
@@ -122,20 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
             if !goes_on || self.stopping.load(Ordering::Relaxed) {
                 return Ok(Left::Nothing);
             }
-            self.give_back();
+            if self.input.buffer.is_empty() {
+                self.input.room = ROOM_BYTES;
+            }
         }
-    }
-
-    /// Keeps no more memory between two requests than most of them need.
-    fn give_back(&mut self) {
-        if self.input.buffer.is_empty() && self.input.room > ROOM_BYTES {
-            self.input.room = ROOM_BYTES;
-            self.input.buffer = BytesMut::new();
-        } else if self.input.buffer.capacity() > KEPT_BYTES_MAX {
-            self.input.buffer = BytesMut::from(&self.input.buffer[..]);
-        }
-        self.out.clear();
-        self.out.shrink_to(ROOM_BYTES);
     }
 
     /// The next head; a partial one if the connection ended, was silent for too long, or is to stop.
@@ -162,19 +166,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
 
     /// Answers one object. False: the connection is over.
     async fn object(&mut self, settings: &Settings, length: usize) -> io::Result<bool> {
-        let reply = match self.whole(length).await? {
+        let submission = match self.whole(length).await? {
             Ok(()) => {
                 let bytes = self.input.buffer.get(..length).unwrap_or_default();
-                submit::object(&self.context.api, settings, self.actor, bytes).await
+                parse::submission(bytes, self.actor, Limits::from(settings))
             }
             Err(problem) => Err(problem),
         };
-        let reply = reply.unwrap_or_else(|problem| reply::refusal(&problem, None));
-        metrics::answered(Some(SUBMIT_ROW), reply.status().as_u16());
         self.input.buffer.advance(length.min(self.input.buffer.len()));
-        self.write_reply(&reply);
+        self.input.rest();
+        let answered = match submission {
+            Ok(submission) => submit::answered(&self.context.api, submission).await,
+            Err(problem) => Err(problem),
+        };
+        spare::borrow_out(&mut self.out);
+        let goes_on = match &answered {
+            Ok(accepted) => self.write_accepted(accepted),
+            Err(problem) => self.write_refusal(problem),
+        };
         self.input.stream.write_all(&self.out).await?;
-        Ok(!reply.headers().contains_key(CONNECTION))
+        self.out.clear();
+        spare::give_back_out(&mut self.out);
+        Ok(goes_on)
     }
 
     /// Waits until so many bytes of a body are there.
@@ -206,23 +219,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         .await
     }
 
-    fn write_reply(&mut self, reply: &Reply) {
+    /// The answer of the long way, written at once: to make a [`reply::Reply`] first costs more than the rest of it.
+    /// True: the connection goes on.
+    fn write_accepted(&mut self, accepted: &Accepted) -> bool {
+        let (status, action) = submit::outcome(accepted);
+        self.write_status(status);
+        self.out.extend_from_slice(b"\r\ncontent-type: application/json\r\nlocation: ");
+        submit::write_location(&mut self.out, action);
+        let mut body = Vec::new();
+        spare::borrow_out(&mut body);
+        convert::write_action(&mut body, action, Show::All);
+        self.write_body(&body);
+        body.clear();
+        spare::give_back_out(&mut body);
+        true
+    }
+
+    fn write_refusal(&mut self, problem: &Problem) -> bool {
+        let reply = reply::refusal(problem, None);
+        self.write_status(reply.status());
+        for (name, value) in reply.headers() {
+            self.out.extend_from_slice(b"\r\n");
+            self.out.extend_from_slice(name.as_str().as_bytes());
+            self.out.extend_from_slice(b": ");
+            self.out.extend_from_slice(value.as_bytes());
+        }
+        // A refusal is whole.
+        self.write_body(if let Body::Full(bytes) = reply.body() { bytes } else { b"" });
+        !reply.headers().contains_key(CONNECTION)
+    }
+
+    fn write_status(&mut self, status: StatusCode) {
+        metrics::answered(Some(SUBMIT_ROW), status.as_u16());
         let out = &mut self.out;
-        let status = reply.status();
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(status.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        for (name, value) in reply.headers() {
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-        }
-        // Whatever answers a submission of one object is whole.
-        let body = if let Body::Full(bytes) = reply.body() { &**bytes } else { b"" };
+    }
+
+    /// The last headers, and what follows them.
+    fn write_body(&mut self, body: &[u8]) {
+        let out = &mut self.out;
         out.extend_from_slice(b"\r\ncontent-length: ");
-        super::convert::number(out, body.len() as u64);
+        convert::number(out, body.len() as u64);
         out.extend_from_slice(b"\r\ndate: ");
         time::write_http(out, (self.context.api.clock)());
         out.extend_from_slice(b"\r\n\r\n");
@@ -237,6 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
             Framing::Chunked => Reader::chunked(),
         };
         let mut exchange = Exchange::new(&self.context.api, settings, self.actor);
+        spare::borrow_out(&mut self.out);
         self.out.extend_from_slice(LINES_HEAD);
         time::write_http(&mut self.out, (self.context.api.clock)());
         self.out.extend_from_slice(b"\r\n\r\n");
@@ -252,20 +293,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
                     }
                 }
                 out.clear();
-                out.shrink_to(KEPT_BYTES_MAX);
                 sent = 0;
+                spare::borrow_out(out);
                 let mut read =
                     |cx: &mut TaskContext<'_>, lines: &mut BytesMut| poll_body(cx, input, &mut body, lines);
                 let mut answered = Poll::Pending;
                 chunks::write(out, |out| answered = exchange.poll_answers(cx, &mut read, out));
-                if !ready!(answered) {
-                    return Poll::Ready(io::Result::Ok(()));
+                match answered {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(io::Result::Ok(())),
+                    Poll::Pending => {
+                        spare::give_back_out(out);
+                        return Poll::Pending;
+                    }
                 }
             }
         })
         .await?;
         chunks::write_end(out);
         self.input.stream.write_all(&self.out).await?;
+        self.out.clear();
+        spare::give_back_out(&mut self.out);
         Ok(body.is_done())
     }
 }

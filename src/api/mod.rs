@@ -39,6 +39,7 @@ mod query;
 mod reply;
 mod routes;
 mod server;
+mod spare;
 mod status;
 mod stopping;
 mod stream;

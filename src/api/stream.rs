@@ -28,7 +28,7 @@ use super::patience::Patience;
 use super::problem::{Problem, Word};
 use super::reply::{self, Reply};
 use super::stopping::Stopping;
-use super::{Api, Settings, submit};
+use super::{Api, Settings, spare, submit};
 use crate::action::Actor;
 use crate::engine::{Accepted, Submission, SubmitError};
 
@@ -180,6 +180,13 @@ impl Exchange {
         read: &mut Read<'_>,
         out: &mut Vec<u8>,
     ) -> Poll<bool> {
+        spare::borrow(&mut self.input);
+        let polled = self.poll(cx, read, out);
+        spare::give_back(&mut self.input);
+        polled
+    }
+
+    fn poll(&mut self, cx: &mut TaskContext<'_>, read: &mut Read<'_>, out: &mut Vec<u8>) -> Poll<bool> {
         if std::mem::take(&mut self.is_answering) {
             // What the client was sent meanwhile may have kept it from sending.
             self.patience.renew();

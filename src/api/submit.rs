@@ -12,9 +12,9 @@ use super::parse::{self, Limits};
 use super::problem::{Problem, Word};
 use super::reply::{self, Reply};
 use super::routes::Call;
-use super::{Api, Settings, stream};
+use super::{Api, stream};
 use crate::action::{Action, Actor};
-use crate::engine::Accepted;
+use crate::engine::{Accepted, Submission};
 
 /// Bytes that an action takes beside its metadata, roughly: one allocation for most answers.
 const ANSWER_BYTES: usize = 1_024;
@@ -32,28 +32,22 @@ pub(super) async fn actions(call: &Call<'_>, actor: Actor, body: Incoming) -> Re
 
 async fn one(call: &Call<'_>, actor: Actor, body: Incoming) -> Result<Reply, Problem> {
     let bytes = reply::collect(body, call.settings.body_bytes_max, call.pause()).await?;
-    object(call.api, &call.settings, actor, &bytes).await
-}
-
-/// Submits one object.
-pub(super) async fn object(
-    api: &Api,
-    settings: &Settings,
-    actor: Actor,
-    bytes: &[u8],
-) -> Result<Reply, Problem> {
-    let submission = parse::submission(bytes, actor, Limits::from(settings))?;
-    let mut answers = api.engine.submit(vec![submission]).await;
-    let accepted = match answers.pop() {
-        Some(answer) => answer?,
-        None => return Err(Problem::new(Word::Internal, "the engine gave no answer")),
-    };
+    let submission = parse::submission(&bytes, actor, Limits::from(&*call.settings))?;
+    let accepted = answered(call.api, submission).await?;
     let (status, action) = outcome(&accepted);
     let mut out = Vec::with_capacity(ANSWER_BYTES + action.body.metadata.as_str().len());
     convert::write_action(&mut out, action, Show::All);
     let mut reply = reply::full(status, reply::JSON, out);
     reply.headers_mut().insert(LOCATION, location(action));
     Ok(reply)
+}
+
+/// What the engine says to one submission.
+pub(super) async fn answered(api: &Api, submission: Submission) -> Result<Accepted, Problem> {
+    match api.engine.submit(vec![submission]).await.pop() {
+        Some(answer) => Ok(answer?),
+        None => Err(Problem::new(Word::Internal, "the engine gave no answer")),
+    }
 }
 
 /// The status of an answer, and its action.
@@ -66,6 +60,12 @@ pub(super) fn outcome(accepted: &Accepted) -> (StatusCode, &Action) {
 
 /// Where an action is found.
 pub(super) fn location(action: &Action) -> HeaderValue {
-    let path = format!("/v1/actions/{}", action.id);
+    let mut path = Vec::new();
+    write_location(&mut path, action);
     HeaderValue::try_from(path).unwrap_or_else(|_| HeaderValue::from_static("/v1/actions"))
+}
+
+pub(super) fn write_location(out: &mut Vec<u8>, action: &Action) {
+    out.extend_from_slice(b"/v1/actions/");
+    convert::number(out, action.id.0);
 }
