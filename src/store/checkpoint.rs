@@ -19,7 +19,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::StoreError;
 use super::base::{Base, Over, ReadError};
 use super::bodies::Bodies;
 use super::crash_point::crash_point;
@@ -27,16 +26,22 @@ use super::disk::Disk;
 use super::growth::Refill;
 use super::memory::{Entry, Generation, Live};
 use super::open::remove_tree;
+use super::pace::Pace;
 use super::rebuild::{self, Filled, Rebuild};
 use super::record::Meta;
 use super::restated::Restated;
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotError, Writing};
 use super::table::{KeyHash, Table, TableError, Writer};
+use super::{Options, StoreError};
 
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Keys looked at for their age with each checkpoint.
 const KEYS_CHECKED: usize = 5_000;
+/// About what it takes to write one action, to put one thing into the table, and to free one action.
+const ADD_NS: u32 = 1_500;
+const PUT_NS: u32 = 2_000;
+const DROP_NS: u32 = 200;
 /// What a checkpoint may add to the disk, for each byte of it.
 const DISK_FACTOR: u64 = 3;
 
@@ -75,12 +80,13 @@ impl Checkpointer {
         shared: Arc<Shared>,
         disk: Arc<dyn Disk>,
         snapshots: PathBuf,
-        cache_bytes: u64,
+        options: &Options,
     ) -> Result<Self, StoreError> {
         let (jobs, inbox) = channel();
         let (outbox, done) = channel();
         shared.look_at_disk();
         let worker = Worker {
+            pace: Pace::new(&shared, options.memory_bytes_max),
             shared: Arc::clone(&shared),
             disk,
             snapshots,
@@ -92,7 +98,7 @@ impl Checkpointer {
             replaced_bytes: 0,
             reclaim_failed: false,
             unreadable: HashSet::new(),
-            cache_bytes,
+            cache_bytes: options.cache_bytes,
         };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
@@ -126,6 +132,7 @@ impl Drop for Checkpointer {
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
+    pub(super) pace: Pace,
     pub(super) cache_bytes: u64,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) snapshots: PathBuf,
@@ -171,7 +178,9 @@ impl Worker {
                     if !self.wait_for_room(needed) {
                         break;
                     }
-                    self.carry_out(&job)
+                    let done = self.carry_out(&job);
+                    self.let_go(job.generation);
+                    done
                 }
                 Err(false) => Ok(()),
                 Err(true) => break,
@@ -275,7 +284,7 @@ impl Worker {
 
     fn carry_out(&mut self, job: &Job) -> Result<(), StoreError> {
         let (table, bodies) = self.parts()?;
-        let restated = Restated::all(&bodies, &job.generation);
+        let restated = Restated::all(&bodies, &job.generation, &self.pace);
         let restated = restated.map_err(|error| self.shared.poison_for(error))?;
         if let Some(writing) = &mut self.writing {
             let taken_up = writing.take_up(&table, &restated, &job.generation);
@@ -321,6 +330,7 @@ impl Worker {
         for (id, entry) in &job.generation.actions {
             if let Entry::Live(Live { body: Some(body), status, .. }) = entry {
                 appender.add(*id, body, status)?;
+                self.pace.worked(ADD_NS);
             }
         }
         let added = appender.finish()?;
@@ -328,9 +338,11 @@ impl Worker {
         let mut writer = table.writer();
         for restated in restated {
             restated.write(&mut writer, true)?;
+            self.pace.worked(PUT_NS);
         }
         for (hash, used) in &job.generation.keys {
             writer.put_key(hash, used)?;
+            self.pace.worked(PUT_NS);
         }
         self.forget_old_keys(table, &mut writer, job.keys_since)?;
         crash_point("checkpoint_meta");
@@ -341,6 +353,16 @@ impl Worker {
         table.sync()?;
         crash_point("checkpoint_flushed");
         Ok(meta)
+    }
+
+    /// Frees a generation, a little at a time.
+    fn let_go(&self, generation: Arc<Generation>) {
+        // A reader that still has it frees it.
+        let Some(generation) = Arc::into_inner(generation) else { return };
+        for (_, entry) in generation.actions {
+            drop(entry);
+            self.pace.worked(DROP_NS);
+        }
     }
 
     /// A little further through the keys with each checkpoint, and from the start again.

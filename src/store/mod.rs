@@ -19,6 +19,7 @@
 //! - `open`, `recover`, `replay`, `load`: a start. `rebuild`: one that cannot use sled. `base`: either. `writer`, `reader`, `retention`: [`Store`] and [`Reader`].
 //! - `reclaim`: body files written anew when most of them is dead. `growth`: sled made anew when its file has grown. `ballast`: room on the disk that is kept back.
 //! - `slices`: what is done between checkpoints, a bit at a time. `restated`: what a checkpoint changes of older actions.
+//! - `pace`: how all that stays out of the way of commits.
 //! - `record`, `codec`: the stored forms. `marks`: whose directory it is and how it was left.
 //!
 //! Body files are as much the truth as the journal is: what a snapshot names in them is nowhere else. sled is not.
@@ -50,6 +51,7 @@ mod load;
 mod marks;
 mod memory;
 mod open;
+mod pace;
 mod reader;
 mod rebuild;
 mod reclaim;

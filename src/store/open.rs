@@ -118,7 +118,7 @@ pub(super) fn open(
     let shared = Arc::new(Shared::new(marks.clone(), options, memory, base, ledger.next_id, health));
     #[cfg(test)]
     shared.rebuild_held.store(rebuild_held, std::sync::atomic::Ordering::Release);
-    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots, options.cache_bytes)?;
+    let checkpointer = Checkpointer::start(Arc::clone(&shared), disk, snapshots, options)?;
     let opened =
         (ledger.incarnation, ledger.store_id.clone(), ledger.paused_queues.iter().cloned().collect());
     let (incarnation, store_id, paused_queues) = opened;

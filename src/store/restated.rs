@@ -8,7 +8,11 @@ use std::sync::Arc;
 use super::base::ReadError;
 use super::bodies::{Bodies, Fate};
 use super::memory::{Entry, Generation, Live};
+use super::pace::Pace;
 use super::table::{TableError, Writer};
+
+/// About what it takes to look at one action.
+const LOOK_NS: u32 = 100;
 
 /// What a generation changes of an action that is in a body file.
 pub(super) struct Restated<'g> {
@@ -24,9 +28,10 @@ pub(super) struct Restated<'g> {
 
 impl<'g> Restated<'g> {
     /// All of them, in the order of ids. An action that was accepted and deleted in one generation is nowhere.
-    pub fn all(bodies: &Bodies, generation: &'g Generation) -> Result<Vec<Self>, ReadError> {
+    pub fn all(bodies: &Bodies, generation: &'g Generation, pace: &Pace) -> Result<Vec<Self>, ReadError> {
         let (mut all, mut cursor) = (Vec::new(), bodies.ticket_cursor());
         for (id, entry) in &generation.actions {
+            pace.worked(LOOK_NS);
             let status: &[u8] = match entry {
                 Entry::Live(Live { body: Some(_), .. }) => continue,
                 Entry::Live(live) => &live.status,
