@@ -15,6 +15,10 @@ pub mod simulated;
 /// Zeros are written in pieces of this size: large enough to be few calls, small enough to stay in the cache.
 const ZEROS: &[u8] = &[0; 256 * 1024];
 
+/// Whoever writes much syncs it in pieces of this size, or a commit of the journal, which shares the disk, would have to
+/// wait until all of it is written.
+pub const SYNC_BYTES: u64 = 512 << 10;
+
 /// One open file of a [`Disk`].
 #[expect(clippy::len_without_is_empty, reason = "a length in bytes on a disk, not a collection")]
 pub trait DiskFile: Send + Sync {
@@ -80,6 +84,9 @@ fn fill_with_zeros(file: &File, bytes: u64) -> io::Result<()> {
         let piece = ZEROS.get(..left).unwrap_or(ZEROS);
         file.write_all_at(piece, offset)?;
         offset += piece.len() as u64;
+        if offset.is_multiple_of(SYNC_BYTES) {
+            file.sync_data()?;
+        }
     }
     // The length is metadata that later fdatasyncs of overwritten blocks need not bring along.
     file.sync_all()

@@ -14,6 +14,7 @@ use super::file::{
 use super::{Bodies, StoreError};
 use crate::store::codec::Malformed;
 use crate::store::crash_point::crash_point;
+use crate::store::disk::SYNC_BYTES;
 use crate::store::record::{FileMeta, version_hash};
 
 /// Takes up actions in the order of ids.
@@ -24,6 +25,8 @@ pub struct Appender<'a> {
     block_last: (u64, u64, u64),
     open: Option<BodyFile>,
     full: Vec<BodyFile>,
+    /// Written since the last sync.
+    unsynced_bytes: u64,
     file_bytes: u64,
     /// Files that were made by this one.
     created: Vec<u64>,
@@ -38,6 +41,7 @@ impl<'a> Appender<'a> {
             block_last: (0, 0, 0),
             open,
             full: Vec::new(),
+            unsynced_bytes: 0,
             file_bytes,
             created: Vec::new(),
         }
@@ -76,6 +80,11 @@ impl<'a> Appender<'a> {
         let (first_id, block) = finished.map_err(|error| self.bad(error))?;
         file.handle.file.write_at(at, &block).map_err(failed("write", &file.handle.path))?;
         crash_point("bodies_block");
+        self.unsynced_bytes += block.len() as u64;
+        if self.unsynced_bytes >= SYNC_BYTES {
+            self.unsynced_bytes = 0;
+            file.handle.file.sync().map_err(failed("sync", &file.handle.path))?;
+        }
         file.blocks.push(BlockAt { first_id, offset });
         let (last_id, count, digest) = std::mem::take(&mut self.block_last);
         file.meta.bytes += block.len() as u64;

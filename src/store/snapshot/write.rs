@@ -8,7 +8,7 @@ use super::{
 };
 use crate::store::codec::{encode_into, encode_versioned};
 use crate::store::crash_point::crash_point;
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::{Disk, DiskFile, SYNC_BYTES};
 use crate::store::memory::Generation;
 use crate::store::record::{FileMeta, Meta};
 use crate::store::restated::Restated;
@@ -183,9 +183,10 @@ struct Out {
 impl Out {
     fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.file.write_at(self.offset, bytes)?;
+        let begun = self.offset / SYNC_BYTES;
         self.offset += bytes.len() as u64;
         self.crc = crc32c::crc32c_append(self.crc, bytes);
-        Ok(())
+        if self.offset / SYNC_BYTES > begun { self.file.sync() } else { Ok(()) }
     }
 
     fn block(&mut self, kind: u8, payload: &[u8]) -> std::io::Result<()> {
