@@ -15,7 +15,8 @@
 //! their program runs do not stay zombies.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
@@ -24,19 +25,33 @@ use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid
 use super::leftovers::MARK;
 use super::proc::{self, Process};
 
+/// Taken at once of the list, which is nearly always empty.
+const READ_BYTES: usize = 1 << 10;
+
 /// One reader at a time, which also reaps.
 static READING: Mutex<()> = Mutex::new(());
 
 /// From here on orphans come to this process. False if the kernel cannot do that, or cannot tell of them.
 pub(crate) fn are_adopted() -> bool {
-    static ADOPTS: OnceLock<bool> = OnceLock::new();
-    *ADOPTS.get_or_init(|| File::open(list()).is_ok() && set_child_subreaper(Some(getpid())).is_ok())
+    list().is_some()
+}
+
+/// The list of orphans, once they come here. It stays open: to find the file takes the kernel longer than to make the list,
+/// which it does anew for every reader that begins at its beginning.
+fn list() -> Option<&'static File> {
+    static LIST: OnceLock<Option<File>> = OnceLock::new();
+    let open = || {
+        let pid = getpid().as_raw_nonzero();
+        let list = File::open(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        set_child_subreaper(Some(getpid())).ok().map(|()| list)
+    };
+    LIST.get_or_init(open).as_ref()
 }
 
 /// Reads how orphans ended, so that their pids are free.
 pub fn reap() {
-    if are_adopted() {
-        let _ = living();
+    if let Some(list) = list() {
+        let _ = living(list);
     }
 }
 
@@ -44,10 +59,8 @@ pub fn reap() {
 ///
 /// `since_ticks` is when the program started: what was an orphan's life before that is not its doing.
 pub(crate) fn none_of(mark: &str, since_ticks: impl FnOnce() -> io::Result<u64>) -> io::Result<bool> {
-    if !are_adopted() {
-        return Ok(false);
-    }
-    let orphans = living()?;
+    let Some(list) = list() else { return Ok(false) };
+    let orphans = living(list)?;
     if orphans.is_empty() {
         return Ok(true);
     }
@@ -70,11 +83,14 @@ fn is_anothers(orphan: u32, mark: &str) -> io::Result<bool> {
 }
 
 /// The orphans that have not ended; the others are reaped.
-fn living() -> io::Result<Vec<u32>> {
+fn living(list: &File) -> io::Result<Vec<u32>> {
     let _reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut text = String::new();
-    File::open(list())?.read_to_string(&mut text)?;
+    let (mut text, mut part) = (Vec::new(), [0; READ_BYTES]);
+    while let length @ 1.. = list.read_at(&mut part, text.len() as u64)? {
+        text.extend_from_slice(part.get(..length).unwrap_or_default());
+    }
     let mut living = Vec::new();
+    let text = String::from_utf8_lossy(&text);
     for pid in text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
         let Some(id) = proc::pid(pid) else { continue };
         match waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
@@ -84,11 +100,6 @@ fn living() -> io::Result<Vec<u32>> {
         }
     }
     Ok(living)
-}
-
-fn list() -> String {
-    let pid = getpid();
-    format!("/proc/{pid}/task/{pid}/children", pid = pid.as_raw_nonzero())
 }
 
 #[cfg(test)]
@@ -104,7 +115,8 @@ mod tests {
         let script = "sleep 1000 >&- 2>&- & echo $!";
         let output = Command::new("/bin/sh").args(["-c", script]).env(MARK, &mark).output().unwrap();
         let orphan: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-        assert!(living().unwrap().contains(&orphan));
+        let list = list().unwrap();
+        assert!(living(list).unwrap().contains(&orphan));
         let process = Process::read(orphan).unwrap().unwrap();
         assert_eq!(process.parent, std::process::id());
         assert!(!none_of(&mark, || Ok(process.program.start_ticks)).unwrap());
@@ -112,7 +124,7 @@ mod tests {
         assert!(is_anothers(orphan, &mark.replace("/7/1", "/8/1")).unwrap());
         assert!(!is_anothers(orphan, "other/8/1").unwrap(), "another store's mark says nothing");
         assert!(proc::signal(process.program, rustix::process::Signal::KILL).unwrap());
-        while living().unwrap().contains(&orphan) {
+        while living(list).unwrap().contains(&orphan) {
             std::thread::yield_now();
         }
         assert_eq!(Process::read(orphan).unwrap(), None, "it is not a zombie");
