@@ -5,7 +5,7 @@
 //!        │                  │     └─ the daemon is gone: it ends unstarted      │
 //!        │                  └▶ the program itself (`adopt = false`) ────────────┤
 //!        ▼                                                                      ▼
-//!  Started: leader, pipes, reports ◀───────────── stdout, stderr, FIFO ─────────┘
+//!  Started: leader, pipes, reports ◀───────────── stdout, stderr, reports ──────┘
 //!        └─ ended: orphans knows of none ─▶ done; else tree::end: SIGTERM, patience, SIGKILL, until nothing
 //!           of the attempt is alive
 //! ```

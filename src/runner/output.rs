@@ -30,26 +30,27 @@ pub(crate) async fn copy(
 ) -> LastLine {
     let mut last = LastLine::default();
     let mut lines = Lines::new(LINE_BYTES_MAX);
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut give_up_at = None;
     loop {
+        buffer.clear();
         let read = match give_up_at {
             None => tokio::select! {
                 biased;
-                read = pipe.read(&mut buffer) => read,
+                read = pipe.read_buf(&mut buffer) => read,
                 _ = ended.wait_for(|ended| *ended) => {
                     give_up_at = Some(Instant::now() + DRAIN);
                     continue;
                 }
             },
-            Some(at) => match timeout_at(at, timeout(SILENCE, pipe.read(&mut buffer))).await {
+            Some(at) => match timeout_at(at, timeout(SILENCE, pipe.read_buf(&mut buffer))).await {
                 Ok(Ok(read)) => read,
                 Ok(Err(_)) | Err(_) => break,
             },
         };
-        let Ok(length @ 1..) = read else { break };
+        let Ok(1..) = read else { break };
         let mut batch = Batch::new(stream);
-        lines.push(buffer.get(..length).unwrap_or_default(), |line, left_out| {
+        lines.push(&buffer, |line, left_out| {
             last.note(line);
             batch.push(line, left_out);
         });

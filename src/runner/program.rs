@@ -37,6 +37,9 @@ use crate::crash_point::crash_point;
 /// Where programs are looked up by those that a program starts: the same on every host and for every user.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// By which path a program without a gate finds its reports' pipe.
+const REPORT: &str = "/proc/self/fd/3";
+
 /// An input of at most this size is in the pipe before the program is there: the least that a pipe holds (pipe(7)).
 const INPUT_AT_ONCE_MAX: usize = 4_096;
 
@@ -49,7 +52,7 @@ pub(crate) struct Plan<'a> {
     /// Beside what every program gets.
     pub(crate) env: &'a [(String, String)],
     pub(crate) cwd: &'a Path,
-    /// The attempt's own place, made here: with a gate a directory with mode 0700, else only the reports' FIFO.
+    /// The attempt's own directory, made with mode 0700 for the reports' FIFO if there is a gate.
     pub(crate) place: PathBuf,
     pub(crate) id: ActionId,
     pub(crate) attempt: u32,
@@ -68,10 +71,11 @@ pub(crate) struct Started {
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) reports: Reports,
-    pub(crate) place: AttemptPlace,
+    /// None if there is no gate.
+    pub(crate) place: Option<AttemptPlace>,
 }
 
-/// The attempt's own directory or FIFO; gone when dropped.
+/// The attempt's own directory, with the reports' FIFO; gone when dropped.
 pub(crate) struct AttemptPlace {
     path: PathBuf,
     fifo: PathBuf,
@@ -79,11 +83,11 @@ pub(crate) struct AttemptPlace {
 
 /// All that a start needs, owned.
 struct Prepared {
-    place: AttemptPlace,
+    /// None if there is no gate.
+    place: Option<AttemptPlace>,
     order: Order,
     /// Written before the program is there; none if it is handed over later.
     input: Option<Vec<u8>>,
-    has_gate: bool,
     id: ActionId,
     mark: String,
 }
@@ -107,21 +111,14 @@ pub(crate) struct Leader {
 pub(crate) async fn start(plan: &Plan<'_>) -> io::Result<Started> {
     // Before the first program is there, or what it leaves behind is given to somebody else.
     orphans::are_adopted();
-    let fifo = if plan.keeper.is_some() { plan.place.join("report") } else { plan.place.clone() };
-    let place = AttemptPlace { path: plan.place.clone(), fifo };
-    let (program, argv, cwd) = command(plan, &place.fifo)?;
-    let order = Order { program, argv, env: environment(plan, &place.fifo)?, cwd, descriptors: Vec::new() };
+    let place = plan.keeper.map(|_| AttemptPlace::at(plan.place.clone()));
+    let report = place.as_ref().map_or(Path::new(REPORT), |place| &place.fifo);
+    let (program, argv, cwd) = command(plan, report)?;
+    let order = Order { program, argv, env: environment(plan, report)?, cwd, descriptors: Vec::new() };
     // Behind the gate the input begins with the go, and is handed over later.
     let input = plan.input.get(..INPUT_AT_ONCE_MAX.min(plan.input.len())).unwrap_or_default();
     let input = (plan.keeper.is_none() && input.len() == plan.input.len()).then(|| input.to_vec());
-    let prepared = Prepared {
-        place,
-        order,
-        input,
-        has_gate: plan.keeper.is_some(),
-        id: plan.id,
-        mark: plan.mark.to_owned(),
-    };
+    let prepared = Prepared { place, order, input, id: plan.id, mark: plan.mark.to_owned() };
     let runtime = Handle::current();
     spawn::on_thread(move |thread| {
         let _in_runtime = runtime.enter();
@@ -131,7 +128,7 @@ pub(crate) async fn start(plan: &Plan<'_>) -> io::Result<Started> {
 }
 
 /// What is executed, its arguments, and the directory in which it begins.
-fn command(plan: &Plan<'_>, fifo: &Path) -> io::Result<(CString, Vec<CString>, Option<PathBuf>)> {
+fn command(plan: &Plan<'_>, report: &Path) -> io::Result<(CString, Vec<CString>, Option<PathBuf>)> {
     let words =
         |words: &[String]| words.iter().map(|word| c_string(word.as_bytes())).collect::<io::Result<Vec<_>>>();
     let own = words(plan.argv)?;
@@ -142,7 +139,7 @@ fn command(plan: &Plan<'_>, fifo: &Path) -> io::Result<(CString, Vec<CString>, O
     let open_files = open_files::for_programs().to_string();
     let before = ["actiond", "keeper", "--report"].map(String::from);
     let mut argv = words(&before)?;
-    argv.push(c_string(fifo.as_os_str().as_bytes())?);
+    argv.push(c_string(report.as_os_str().as_bytes())?);
     argv.push(c"--cwd".to_owned());
     argv.push(c_string(plan.cwd.as_os_str().as_bytes())?);
     argv.extend(words(&["--open-files".to_owned(), open_files, "--".to_owned()])?);
@@ -150,14 +147,14 @@ fn command(plan: &Plan<'_>, fifo: &Path) -> io::Result<(CString, Vec<CString>, O
     Ok((c_string(keeper.as_os_str().as_bytes())?, argv, None))
 }
 
-fn environment(plan: &Plan<'_>, fifo: &Path) -> io::Result<Vec<CString>> {
+fn environment(plan: &Plan<'_>, report: &Path) -> io::Result<Vec<CString>> {
     let (id, attempt) = (plan.id.to_string(), plan.attempt.to_string());
     let common = [("PATH", PATH), ("LANG", "C.UTF-8")].map(|(name, value)| (name, value.as_bytes()));
     let configured = plan.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let own = [
         ("ACTIOND_ID", id.as_bytes()),
         ("ACTIOND_ATTEMPT", attempt.as_bytes()),
-        ("ACTIOND_REPORT", fifo.as_os_str().as_bytes()),
+        ("ACTIOND_REPORT", report.as_os_str().as_bytes()),
         (MARK, plan.mark.as_bytes()),
     ];
     // A name that is configured takes the place of the common one.
@@ -174,11 +171,17 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
 impl Prepared {
     /// On a thread that may block, within the runtime.
     fn start(self, thread: &Place) -> io::Result<Started> {
-        let Self { place, mut order, input, has_gate, id, mark } = self;
-        place.make(has_gate)?;
-        // Open for reading too: so opening and writing never wait, and never fail, for want of a reader.
-        let both_ways = OFlags::RDWR | OFlags::CLOEXEC;
-        let reports = Reports::new(open(&place.fifo, both_ways | OFlags::NONBLOCK, Mode::empty())?)?;
+        let Self { place, mut order, input, id, mark } = self;
+        let (reports, its_reports) = if let Some(place) = &place {
+            place.make()?;
+            // Open for reading too: so opening and writing never wait, and never fail, for want of a reader.
+            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            (Reports::of_fifo(open(&place.fifo, flags, Mode::empty())?)?, None)
+        } else {
+            let (reports, its_reports) = pipe_with(PipeFlags::CLOEXEC)?;
+            (Reports::of_pipe(reports)?, Some(its_reports))
+        };
+        let has_gate = place.is_some();
         let (its_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdout, its_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, its_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -192,10 +195,7 @@ impl Prepared {
             None => Some(Sender::from_owned_fd(stdin)?),
         };
         order.descriptors.extend([its_stdin, its_stdout, its_stderr]);
-        if !has_gate {
-            // Of its own, as its writes shall wait when the pipe is full.
-            order.descriptors.push(open(&place.fifo, both_ways, Mode::empty())?);
-        }
+        order.descriptors.extend(its_reports);
         let child = thread.spawn(&order)?;
         if !has_gate {
             crash_point("program_started_directly");
@@ -285,8 +285,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 impl AttemptPlace {
-    fn make(&self, has_directory: bool) -> io::Result<()> {
-        match self.try_make(has_directory) {
+    fn at(path: PathBuf) -> Self {
+        Self { fifo: path.join("report"), path }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        match self.try_make() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let parent = self.path.parent().unwrap_or(Path::new("/"));
                 DirBuilder::new().mode(0o700).recursive(true).create(parent)?;
@@ -295,20 +299,15 @@ impl AttemptPlace {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.remove()?,
             made => return made,
         }
-        self.try_make(has_directory)
+        self.try_make()
     }
 
-    fn try_make(&self, has_directory: bool) -> io::Result<()> {
-        if has_directory {
-            DirBuilder::new().mode(0o700).create(&self.path)?;
-        }
+    fn try_make(&self) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(&self.path)?;
         Ok(mknodat(CWD, &self.fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)
     }
 
     fn remove(&self) -> io::Result<()> {
-        if self.fifo == self.path {
-            return std::fs::remove_file(&self.path);
-        }
         // Nearly always nothing else is in it.
         if std::fs::remove_file(&self.fifo).is_ok() && std::fs::remove_dir(&self.path).is_ok() {
             return Ok(());
@@ -348,18 +347,13 @@ mod tests {
     fn place_of_an_attempt_goes_with_it() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("attempts/7.1");
-        for has_directory in [true, false] {
-            let fifo = if has_directory { path.join("report") } else { path.clone() };
-            let place = AttemptPlace { path: path.clone(), fifo };
-            place.make(has_directory).unwrap();
-            place.make(has_directory).unwrap();
-            assert!(place.fifo.exists());
-            if has_directory {
-                std::fs::write(path.join("x"), "").unwrap();
-            }
-            drop(place);
-            assert!(!path.exists());
-        }
+        let place = AttemptPlace::at(path.clone());
+        place.make().unwrap();
+        place.make().unwrap();
+        assert!(place.fifo.exists());
+        std::fs::write(path.join("x"), "").unwrap();
+        drop(place);
+        assert!(!path.exists());
     }
 
     #[test]

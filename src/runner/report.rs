@@ -1,13 +1,15 @@
-//! What a program says over its reports' FIFO: one JSON object a line.
+//! What a program says over descriptor 3: one JSON object a line.
 //!
-//! The daemon has the FIFO open for reading and writing, as the program has: neither ever waits for the other to
-//! open it, and there is no end of file. Reading ends when the program has ended and the pipe is empty. A line of
+//! Behind a gate it leads to a FIFO, which the daemon has open for reading and writing, as the program has: neither ever
+//! waits for the other to open it, and there is no end of file. Without one it is a pipe, which may end before the
+//! program does. Reading ends there, or when the program has ended and the pipe is empty. A line of
 //! at most 4,096 bytes is atomic (pipe(7)); a longer one, up to 1 MiB, needs a single writer. What is no such
 //! line goes to the action's log and has no other effect.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::buffer::spare_capacity;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe::Receiver;
@@ -40,7 +42,7 @@ pub(crate) enum Report {
     Bad(String),
 }
 
-/// The daemon's end of one FIFO.
+/// The daemon's end of one FIFO or pipe.
 pub(crate) struct Reports {
     pipe: Receiver,
     lines: Lines,
@@ -49,9 +51,17 @@ pub(crate) struct Reports {
 
 impl Reports {
     /// Of a FIFO that is open for reading and writing, and without waiting. Needs a tokio runtime.
-    pub(crate) fn new(fifo: OwnedFd) -> io::Result<Self> {
-        let pipe = Receiver::from_owned_fd_unchecked(fifo)?;
-        Ok(Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: vec![0; READ_BYTES] })
+    pub(crate) fn of_fifo(fifo: OwnedFd) -> io::Result<Self> {
+        Ok(Self::new(Receiver::from_owned_fd_unchecked(fifo)?))
+    }
+
+    /// Of a pipe's end. Needs a tokio runtime.
+    pub(crate) fn of_pipe(end: OwnedFd) -> io::Result<Self> {
+        Ok(Self::new(Receiver::from_owned_fd(end)?))
+    }
+
+    fn new(pipe: Receiver) -> Self {
+        Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: Vec::with_capacity(READ_BYTES) }
     }
 
     /// Waits until there is something to take. Nothing is lost if it is dropped.
@@ -60,24 +70,29 @@ impl Reports {
     }
 
     /// What can be read now, in order; none if nothing can. Goes with [`Self::readable`].
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof`: nobody is left who could say anything.
     pub(crate) fn take(&mut self) -> io::Result<Option<Vec<Report>>> {
-        let read = self.pipe.try_read(&mut self.buffer);
+        self.buffer.clear();
+        let read = self.pipe.try_read_buf(&mut self.buffer);
         self.understand(read)
     }
 
     /// As [`Self::take`], but asks the kernel itself: what an ended program wrote may not have been announced yet.
     pub(crate) fn take_rest(&mut self) -> io::Result<Option<Vec<Report>>> {
-        let read = rustix::io::read(&self.pipe, self.buffer.as_mut_slice()).map_err(io::Error::from);
+        self.buffer.clear();
+        let read = rustix::io::read(&self.pipe, spare_capacity(&mut self.buffer)).map_err(io::Error::from);
         self.understand(read)
     }
 
     fn understand(&mut self, read: io::Result<usize>) -> io::Result<Option<Vec<Report>>> {
         match read {
-            Ok(0) => Ok(None),
-            Ok(length) => {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {
                 let mut reports = Vec::new();
-                let bytes = self.buffer.get(..length).unwrap_or_default();
-                self.lines.push(bytes, |line, left_out| parse(line, left_out, &mut reports));
+                self.lines.push(&self.buffer, |line, left_out| parse(line, left_out, &mut reports));
                 Ok(Some(reports))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -269,7 +284,7 @@ mod tests {
             .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
             .open(&path)
             .unwrap();
-        let mut reports = Reports::new(fifo.into()).unwrap();
+        let mut reports = Reports::of_fifo(fifo.into()).unwrap();
         assert_eq!(reports.take().unwrap(), None);
         let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         writer.write_all(b"{\"message\": \"one\"}\n{\"mess").unwrap();
@@ -281,5 +296,18 @@ mod tests {
         assert_eq!(reports.take_rest().unwrap(), Some(Vec::new()));
         assert_eq!(reports.take_rest().unwrap(), None);
         assert_eq!(reports.finish(), [Report::Message("two".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn pipe_ends_when_nobody_can_say_anything() {
+        use std::io::Write as _;
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut reports = Reports::of_pipe(reader.into()).unwrap();
+        assert_eq!(reports.take_rest().unwrap(), None);
+        writer.write_all(b"{\"message\": \"one\"}\n").unwrap();
+        drop(writer);
+        reports.readable().await.unwrap();
+        assert_eq!(reports.take().unwrap(), Some(vec![Report::Message("one".to_owned())]));
+        assert_eq!(reports.take().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -154,8 +154,7 @@ fn directly_started_program_costs_two_changes_and_has_what_the_contract_says() {
     for line in [&id.to_string(), "0 1 2 3 4 ", "/usr", "256"] {
         assert!(log.contains(&format!("\"line\":\"{line}\"")), "{line} is not in {log}");
     }
-    let left = std::fs::read_dir(home.store().join("attempts")).expect("the directory of attempts");
-    assert_eq!(left.count(), 0);
+    assert!(!home.store().join("attempts").exists(), "it needs no directory");
 }
 
 #[test]
