@@ -3,6 +3,8 @@
 //!
 //! One whose stored body is damaged is handed to a person instead; everything else goes on. Used by all decisions.
 
+use std::sync::Arc;
+
 use super::core::{After, Core};
 use super::outcome::{end_attempt, excerpt};
 use super::request::{Change, SubmitError};
@@ -47,7 +49,7 @@ impl Core {
         edit(status);
         status.state = state;
         status.version += 1;
-        self.store.change(id, event, status.clone())?;
+        self.store.change(id, event, status)?;
         self.count(before, state);
         self.after.push(After::Changed(Change { id, state, version: status.version }));
         Ok(())
@@ -67,6 +69,11 @@ impl Core {
     pub fn unfinished(&mut self, now: Timestamp, id: ActionId) -> Result<Option<Action>, StoreError> {
         if self.scheduler.queue_of(id).is_none() {
             return Ok(None);
+        }
+        // A body never changes, and that of an attempt that runs is at hand.
+        if let Some(live) = self.live.get(&id) {
+            let (body, status) = (Arc::clone(&live.body), self.store.status(id)?);
+            return Ok(status.map(|status| Action { id, body, status }));
         }
         Ok(self.look_up(now, id)?.unwrap_or(None))
     }

@@ -23,7 +23,7 @@ use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
 use super::{Settings, Shared, unpoison, worker};
-use crate::action::{Action, ActionId, Claim, Event, State, Timestamp};
+use crate::action::{Action, ActionId, Body, Claim, Event, State, Timestamp};
 use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::handlers::{Handler, StopReason};
@@ -43,6 +43,8 @@ const EXPIRED_PER_ROUND: usize = 2_000;
 /// An attempt that runs now.
 pub(super) struct Live {
     pub attempt: u32,
+    /// Of its action: what ends an attempt needs it again.
+    pub body: Arc<Body>,
     pub stop: watch::Sender<Option<StopReason>>,
 }
 

@@ -42,7 +42,7 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
 pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>) {
     let (id, number) = (action.id, action.status.attempt);
     let (stop, stopped) = watch::channel(None);
-    core.live.insert(id, Live { attempt: number, stop: stop.clone() });
+    core.live.insert(id, Live { attempt: number, body: Arc::clone(&action.body), stop: stop.clone() });
     let port = Arc::new(EnginePort {
         id,
         attempt: number,

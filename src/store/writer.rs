@@ -88,8 +88,7 @@ impl Store {
 
     /// Stages the new status of an action; `status.version` must be one above the stored one and `status.state`
     /// what `event` leads to.
-    #[expect(clippy::needless_pass_by_value, reason = "a seam: the store may keep what it is given")]
-    pub fn change(&mut self, id: ActionId, event: Event, status: Status) -> Result<(), StoreError> {
+    pub fn change(&mut self, id: ActionId, event: Event, status: &Status) -> Result<(), StoreError> {
         self.shared.check()?;
         let Some((version, state)) = self.version(id.0)? else {
             return Err(self.misuse(format!("there is no action {id} to change")));
@@ -101,7 +100,7 @@ impl Store {
         if status.version != version + 1 {
             return Err(self.misuse(format!("version {} of action {id} follows {version}", status.version)));
         }
-        let bytes = encode_status(&status);
+        let bytes = encode_status(status);
         self.stage(&Record::Changed { id: id.0, event, status: &bytes });
         self.ledger.changed(id.0, version, status.version);
         let live = Live { version: status.version, state: next, body: None, status: bytes.into() };
@@ -142,8 +141,9 @@ impl Store {
     /// The action as staged (not necessarily durable yet).
     pub fn get(&self, id: ActionId) -> Result<Option<Action>, StoreError> {
         let entry = self.staged_entry(id.0);
+        let is_in_memory = entry.is_some();
         let action = self.shared.complete(id.0, entry)?;
-        if let Some(action) = &action {
+        if let Some(action) = action.as_ref().filter(|_| !is_in_memory) {
             self.seen.borrow_mut().insert(id.0, (action.status.version, action.status.state));
         }
         Ok(action)

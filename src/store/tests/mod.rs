@@ -179,7 +179,7 @@ fn after(status: &Status, event: Event, now: Timestamp) -> Status {
 
 fn change(store: &mut Store, action: &mut Action, event: Event) {
     action.status = after(&action.status, event, Timestamp(2_000));
-    store.change(action.id, event, action.status.clone()).unwrap();
+    store.change(action.id, event, &action.status).unwrap();
 }
 
 /// Claims the actions with much to say of each, and has them succeed and deleted: sled's file keeps the room.
@@ -189,7 +189,7 @@ fn churn(opened: &mut Opened, actions: &mut [&mut Action]) {
             let mut status = after(&action.status, event, Timestamp(2_000));
             status.reason = if event == Event::Claim { "y".repeat(3_000) } else { String::new() };
             action.status = status;
-            opened.store.change(action.id, event, action.status.clone()).unwrap();
+            opened.store.change(action.id, event, &action.status).unwrap();
             if at % 100 == 99 {
                 opened.store.commit().unwrap();
                 until(opened, |opened| opened.store.pressure() == Pressure::None);

@@ -37,7 +37,7 @@ fn work(
         for action in waiting.filter(|_| random.u8(0..4) == 0) {
             let event = if action.status.state == State::Queued { Event::Claim } else { Event::Succeed };
             let status = after(&action.status, event, Timestamp(2_000));
-            if opened.store.change(action.id, event, status.clone()).is_err() {
+            if opened.store.change(action.id, event, &status).is_err() {
                 return (durable, staged);
             }
             action.status = status;

@@ -40,11 +40,11 @@ fn illegal_or_out_of_order_change_is_refused_and_stores_nothing() {
     let (mut opened, _) = bench.start();
     let action = submit(&mut opened.store, 1, 10);
     let mut running = after(&action.status, Event::Claim, Timestamp(0));
-    let change = opened.store.change(action.id, Event::Succeed, running.clone());
+    let change = opened.store.change(action.id, Event::Succeed, &running);
     assert!(matches!(change, Err(StoreError::Illegal { .. })));
     running.version = 7;
-    assert!(opened.store.change(action.id, Event::Claim, running.clone()).is_err());
-    assert!(opened.store.change(ActionId(9), Event::Claim, running).is_err());
+    assert!(opened.store.change(action.id, Event::Claim, &running).is_err());
+    assert!(opened.store.change(ActionId(9), Event::Claim, &running).is_err());
     let again = Status::accepted(State::Queued, None);
     assert!(opened.store.submit(ActionId(1), Arc::new(body(1, 1)), again).is_err());
     opened.store.commit().unwrap();
