@@ -76,7 +76,9 @@ struct Runtimes {
 
 impl Runtimes {
     fn start() -> std::io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        // One for two processors, and more would only wake each other: an attempt mostly waits for its program, which needs
+        // a processor itself, as do the engine and the faces.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
         Ok(Self {
             faces: Builder::new_current_thread().enable_all().build()?,
             attempts: Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
