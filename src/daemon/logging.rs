@@ -8,10 +8,22 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::lines::Lines;
 use crate::config::Log;
 
+/// Writes what waits of the log when it is dropped.
+pub(super) struct Logging(Option<Lines>);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.0 {
+            lines.flush();
+        }
+    }
+}
+
 /// Sends what `tracing` collects to where the configuration says. A second call changes nothing.
-pub(super) fn init(log: &Log) {
+pub(super) fn init(log: &Log) -> Logging {
     // What libraries say below a warning is of no use to an operator.
     let filter = EnvFilter::new(format!("warn,actiond={}", log.level));
     let wanted = match log.format.as_str() {
@@ -22,13 +34,15 @@ pub(super) fn init(log: &Log) {
     let subscriber = tracing_subscriber::registry().with(filter);
     if wanted && let Ok(journal) = tracing_journald::layer() {
         let _ = subscriber.with(journal.with_field_prefix(None)).try_init();
-        return;
+        return Logging(None);
     }
+    let lines = Lines::to(std::io::stderr());
     let text = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(lines.clone())
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false);
     let _ = subscriber.with(text).try_init();
+    Logging(Some(lines))
 }
 
 /// Whether stderr is the stream that systemd connected to the journal (`systemd.exec(5)`, `JOURNAL_STREAM`):

@@ -18,6 +18,7 @@ mod doors;
 mod drain;
 mod exit;
 mod last_words;
+mod lines;
 mod logging;
 mod running;
 mod service;
@@ -53,7 +54,7 @@ pub use self::settings::handler_problems;
 pub fn run(config: Config, config_file: Option<PathBuf>) -> u8 {
     // Before any thread: taking the passed sockets changes the environment.
     let passed = ListenFd::from_env();
-    logging::init(&config.log);
+    let _logging = logging::init(&config.log);
     match start(config, config_file, passed) {
         Ok((Runtimes { faces, attempts }, running)) => {
             let code = faces.block_on(running.serve());
