@@ -76,9 +76,10 @@ impl<'a> Appender<'a> {
         };
         let at = file.meta.bytes;
         let offset = u32::try_from(at).map_err(|_| self.bad(Malformed::new("a body file is too long")))?;
+        let dir = &self.bodies.dir;
         let finished = self.block.finish(file.meta.number, at);
-        let (first_id, block) = finished.map_err(|error| self.bad(error))?;
-        file.handle.file.write_at(at, &block).map_err(failed("write", &file.handle.path))?;
+        let (first_id, block) = finished.map_err(|Malformed(detail)| damaged(dir, 0, detail))?;
+        file.handle.file.write_at(at, block).map_err(failed("write", &file.handle.path))?;
         crash_point("bodies_block");
         self.unsynced_bytes += block.len() as u64;
         if self.unsynced_bytes >= SYNC_BYTES {

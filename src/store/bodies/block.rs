@@ -304,6 +304,8 @@ pub struct Builder {
     bodies: Vec<u8>,
     count: u32,
     first_id: u64,
+    /// The last one that was finished. Its room is used again, like all of the above.
+    block: Vec<u8>,
 }
 
 impl Builder {
@@ -366,16 +368,18 @@ impl Builder {
     }
 
     /// The block for that place; the builder is empty then. Its first id goes with it.
-    pub fn finish(&mut self, number: u64, offset: u64) -> Result<(u64, Vec<u8>), Malformed> {
-        let mut block = Vec::with_capacity(self.bytes());
-        let Self { names, names_bytes: _, tickets, bodies, count, first_id } = std::mem::take(self);
+    pub fn finish(&mut self, number: u64, offset: u64) -> Result<(u64, &[u8]), Malformed> {
+        let bytes = self.bytes();
+        let Self { names, names_bytes, tickets, bodies, count, first_id, block } = self;
+        block.clear();
+        block.reserve(bytes);
         block.resize(HEADER_BYTES, 0);
         block.extend_from_slice(&u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes());
-        for name in &names {
+        for name in &*names {
             block.extend_from_slice(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
             block.extend_from_slice(name.as_bytes());
         }
-        block.extend_from_slice(&tickets);
+        block.extend_from_slice(tickets);
         let too_large = |_| Malformed::new("a block is too large");
         let tickets_len = u32::try_from(block.len() - HEADER_BYTES).map_err(too_large)?;
         let bodies_len = u32::try_from(bodies.len()).map_err(too_large)?;
@@ -391,7 +395,11 @@ impl Builder {
         if let Some(place) = block.get_mut(..HEADER_BYTES) {
             place.copy_from_slice(&header);
         }
-        block.extend_from_slice(&bodies);
-        Ok((first_id, block))
+        block.extend_from_slice(bodies);
+        names.clear();
+        tickets.clear();
+        bodies.clear();
+        (*names_bytes, *count) = (0, 0);
+        Ok((*first_id, block))
     }
 }

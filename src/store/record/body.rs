@@ -180,11 +180,77 @@ pub(in crate::store) struct BodyFacts<'a> {
     pub lock_count: usize,
 }
 
-/// The facts of a stored body, without building it.
+/// The facts of a stored body, without building it: a checkpoint asks for those of every action. Texts that are not among
+/// them are passed over, not checked.
 pub(in crate::store) fn peek_body(bytes: &[u8]) -> Result<BodyFacts<'_>, Malformed> {
-    let BodyV1 { action, queue, priority, deadline, locks, .. } = decode_versioned("a body", VERSION, bytes)?;
-    let (first_lock, lock_count) = (locks.first().copied(), locks.len());
-    Ok(BodyFacts { queue, kind: kind_number(action), priority, deadline, first_lock, lock_count })
+    let mut fields = Fields(bytes);
+    let [version] = fields.bytes()?;
+    if version != VERSION {
+        return Err(Malformed::new(format!("a body has version {version}, known is {VERSION}")));
+    }
+    // As they stand in `BodyV1`.
+    let [_user, _resource_type, action] = [fields.text()?, fields.text()?, fields.text()?];
+    let _resource_id = fields.bytes::<8>()?;
+    let [_started_via, _metadata] = [fields.text()?, fields.text()?];
+    let _accepted_at_and_submitter = fields.bytes::<{ 8 + 3 * 4 }>()?;
+    let queue = fields.text()?;
+    let [priority] = fields.bytes()?;
+    let _run_at = fields.optional(Fields::bytes::<8>)?;
+    let deadline = fields.optional(Fields::bytes)?.map(i64::from_le_bytes);
+    let _timeout_ms_and_on_conflict = fields.bytes::<{ 8 + 1 }>()?;
+    let _idempotency_key = fields.optional(Fields::text)?;
+    let _digest_retry_and_recovery = fields.bytes::<{ 16 + 4 + 8 + 8 + 1 }>()?;
+    let lock_count = fields.len()?;
+    let mut first_lock = None;
+    for _ in 0..lock_count {
+        let lock = u64::from_le_bytes(fields.bytes()?);
+        first_lock.get_or_insert(lock);
+    }
+    let _retry_of = fields.optional(Fields::bytes::<8>)?;
+    if !fields.0.is_empty() {
+        return Err(Malformed::new("a body has something behind its end"));
+    }
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|error| Malformed::new(error.to_string()));
+    let (queue, kind) = (text(queue)?, kind_number(text(action)?));
+    Ok(BodyFacts { queue, kind, priority, deadline, first_lock, lock_count })
+}
+
+/// What is left of a stored form, taken apart as the codec has put it together: lengths in 8 bytes, a byte before what
+/// may be missing.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (first, rest) = self.0.split_first_chunk::<N>().ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn len(&mut self) -> Result<usize, Malformed> {
+        usize::try_from(u64::from_le_bytes(self.bytes()?)).map_err(|_| cut_short())
+    }
+
+    fn text(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = self.len()?;
+        let (text, rest) = self.0.split_at_checked(len).ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(text)
+    }
+
+    fn optional<T>(
+        &mut self,
+        value: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, Malformed> {
+        match self.bytes()? {
+            [0] => Ok(None),
+            [1] => value(self).map(Some),
+            [other] => Err(Malformed::new(format!("{other} does not say whether a value is there"))),
+        }
+    }
+}
+
+fn cut_short() -> Malformed {
+    Malformed::new("a body is cut short")
 }
 
 /// Uid, idempotency key and its use by action `id`, if the stored body has a key.

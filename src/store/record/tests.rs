@@ -70,6 +70,35 @@ pub(super) fn full_status() -> Status {
     }
 }
 
+#[test]
+fn facts_of_a_body_are_those_of_the_whole_one_and_of_nothing_less() {
+    let full = full_body();
+    let bare = Body {
+        run_at: None,
+        deadline: None,
+        idempotency_key: None,
+        locks: Vec::new(),
+        retry_of: None,
+        ..full.clone()
+    };
+    for body in [full, bare] {
+        let bytes = encode_body(&body);
+        let facts = BodyFacts {
+            queue: &body.queue,
+            kind: crate::action::kind_number(&body.action),
+            priority: body.priority,
+            deadline: body.deadline.map(|at| at.0),
+            first_lock: body.locks.first().map(|lock| lock.0),
+            lock_count: body.locks.len(),
+        };
+        assert_eq!(peek_body(&bytes).unwrap(), facts);
+        for len in 0..bytes.len() {
+            assert!(peek_body(&bytes[..len]).is_err(), "cut at {len}");
+        }
+        assert!(peek_body(&[&bytes[..], &[0]].concat()).is_err());
+    }
+}
+
 fn golden() -> Vec<(&'static str, Vec<u8>)> {
     let (body, status) = (encode_body(&full_body()), encode_status(&full_status()));
     let meta = Meta {
