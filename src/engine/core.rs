@@ -37,6 +37,8 @@ const PARKED_MAX: Duration = Duration::from_secs(5);
 const PARKED_POLL: Duration = Duration::from_millis(20);
 /// Requests that come sooner than this one after the other are waited for awake: about as long as a sync takes.
 const BRISK: Duration = Duration::from_micros(100);
+/// More requests in one turn than this are many.
+const FEW: usize = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const EXPIRED_PER_ROUND: usize = 2_000;
 
@@ -83,7 +85,7 @@ pub(super) struct Core {
     pub inbox: Sender<Request>,
     pub runtime: Handle,
     pub logs: Logs,
-    /// The last request came soon after the turn before it.
+    /// The last request came soon after the turn before it, and the few that came with it are waited for by a face.
     pub is_brisk: bool,
     pub last_housekeeping: Instant,
     /// The last round of retention did not see its end.
@@ -102,9 +104,11 @@ impl Core {
             };
             let now = (self.clock)();
             self.take_up_parked(now)?;
+            let mut count = 0;
             for request in
                 first.into_iter().chain(std::iter::from_fn(|| inbox.try_recv().ok())).take(TURN_MAX)
             {
+                count += 1;
                 if let Request::Close { reply } = request {
                     self.refuse_parked(now)?;
                     self.commit_and_carry_out()?;
@@ -114,13 +118,15 @@ impl Core {
                 }
                 self.take_in(now, request)?;
             }
+            self.is_brisk &= count <= FEW && !self.turn_answers.is_empty();
             self.keep_house(now)?;
             self.commit_and_carry_out()?;
         }
     }
 
-    /// The next request. While requests follow each other closely it is waited for awake: to be woken for each takes
-    /// as long as a good part of a sync, and costs whoever sends it a system call.
+    /// The next request. While a few callers ask again as soon as they are answered it is waited for awake: to be woken for
+    /// each takes as long as a good part of a sync, and costs whoever sends it a system call. With many of them, and
+    /// for attempts, the processor is needed elsewhere.
     fn next(&mut self, inbox: &Receiver<Request>) -> Result<Request, RecvTimeoutError> {
         let since = Instant::now();
         while self.is_brisk && since.elapsed() < BRISK {
