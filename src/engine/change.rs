@@ -70,10 +70,13 @@ impl Core {
         if self.scheduler.queue_of(id).is_none() {
             return Ok(None);
         }
-        // A body never changes, and that of an attempt that runs is at hand.
+        // A body never changes, and that of an attempt that runs is at hand. A status without the claim of that attempt is
+        // what was left of a damaged one.
         if let Some(live) = self.live.get(&id) {
-            let (body, status) = (Arc::clone(&live.body), self.store.status(id)?);
-            return Ok(status.map(|status| Action { id, body, status }));
+            let body = Arc::clone(&live.body);
+            if let Some(status) = self.store.status(id)?.filter(|status| status.claim.is_some()) {
+                return Ok(Some(Action { id, body, status }));
+            }
         }
         Ok(self.look_up(now, id)?.unwrap_or(None))
     }

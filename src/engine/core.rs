@@ -6,6 +6,9 @@
 //! - If the store fails, the thread ends with its error; every unanswered request gets none, and the daemon
 //!   exits to recover from disk.
 //!
+//! The thread writes and syncs itself. To decide the next turn while another thread writes this one was measured: on two
+//! processors it made more and smaller groups, each with its own system calls and wakes, and a fifth fewer submissions.
+//!
 //! The decisions themselves are in the files beside this one (`change`, `submit`, `commands`, `outcome`, `recovery`),
 //! each an `impl Core` of its own. Made and let go by `start`.
 

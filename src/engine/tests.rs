@@ -54,10 +54,14 @@ fn open(dir: &Path) -> Engine {
 }
 
 fn open_under(dir: &Path, clock: fn() -> Timestamp) -> Engine {
+    open_with(dir, clock, 16 << 20)
+}
+
+fn open_with(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64) -> Engine {
     let options = store::Options {
         dir: dir.join("store"),
         segment_bytes: 1 << 20,
-        memory_bytes_max: 16 << 20,
+        memory_bytes_max,
         cache_bytes: 4 << 20,
         snapshot_after_bytes: 8 << 20,
         disk_reserve_bytes: 0,
@@ -420,4 +424,37 @@ async fn action_with_a_damaged_body_is_held_and_the_others_run() {
     let third = accepted(&engine, submission("rerun", 3, "{}")).await;
     reaches(&engine, third, State::Succeeded).await;
     assert!(engine.read(first).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempt_whose_status_is_damaged_meanwhile_is_held_when_it_ends() {
+    let dir = TempDir::new().unwrap();
+    let engine = open_with(dir.path(), || Timestamp(1), 64 << 10);
+    let first = accepted(&engine, submission("rerun", 1, FOR_EVER)).await;
+    reaches(&engine, first, State::Running).await;
+    // Until a checkpoint has written it, claim and all, to the body file.
+    let long = format!(r#"{{"sleep_ms":3600000,"x":"{}"}}"#, "x".repeat(8_000));
+    for resource_id in 2..40 {
+        accepted(&engine, submission("rerun", resource_id, &long)).await;
+    }
+    let written = async {
+        while engine.store_health().checkpoints == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, written).await.unwrap();
+    let boot_id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    let path = dir.path().join("store/bodies");
+    let path = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(36).position(|window| window == &boot_id[..36]).expect("a claim");
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let mut changes = engine.changes();
+    engine.stop_attempts();
+    let held = async {
+        while !matches!(changes.recv().await.unwrap(), Change { id, state: State::Held, .. } if id == first) {
+        }
+    };
+    tokio::time::timeout(BOUND, held).await.expect("it is held");
 }
