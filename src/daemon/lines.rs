@@ -6,8 +6,8 @@
 //!
 //! # Guarantees
 //!
-//! - Lines leave whole and in their order.
-//! - What waits is bounded. It is lost only if the process is killed within those 10 ms.
+//! - Lines leave whole and in their order. After a failure in the middle of one the next begins a line of its own.
+//! - What waits is bounded. It is lost only if the process is killed within those 10 ms, or if stderr does not take it.
 //!
 //! Used by `logging`.
 
@@ -40,6 +40,8 @@ struct Waiting {
     written_at: Option<Instant>,
     /// Somebody writes what waits.
     is_looked_after: bool,
+    /// The last thing that was written was no whole line.
+    is_inside_line: bool,
 }
 
 /// Writes one line.
@@ -50,8 +52,13 @@ pub(super) struct Line<'a> {
 
 impl Lines {
     pub(super) fn to(out: impl Write + Send + 'static) -> Self {
-        let waiting =
-            Waiting { out: Box::new(out), text: Vec::new(), written_at: None, is_looked_after: false };
+        let waiting = Waiting {
+            out: Box::new(out),
+            text: Vec::new(),
+            written_at: None,
+            is_looked_after: false,
+            is_inside_line: false,
+        };
         let lines = Self { shared: Arc::new(Shared { waiting: Mutex::new(waiting), came: Condvar::new() }) };
         let shared = Arc::clone(&lines.shared);
         let thread = std::thread::Builder::new().name("log".to_owned());
@@ -85,12 +92,23 @@ impl Shared {
 
 impl Waiting {
     fn write(&mut self) {
-        if !self.text.is_empty() {
-            // Nobody is left who could be told.
-            let _ = self.out.write_all(&self.text);
-            self.text.clear();
-            self.written_at = Some(Instant::now());
+        if self.text.is_empty() {
+            return;
         }
+        let mut left = &self.text[..];
+        while let Some(last) = left.last() {
+            match self.out.write(left) {
+                Ok(count @ 1..) => {
+                    left = left.get(count..).unwrap_or_default();
+                    self.is_inside_line = !left.is_empty() || *last != b'\n';
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody is left who could be told.
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.text.clear();
+        self.written_at = Some(Instant::now());
     }
 }
 
@@ -110,6 +128,9 @@ impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.shared.lock();
         let is_first = waiting.text.is_empty();
+        if is_first && waiting.is_inside_line {
+            waiting.text.push(b'\n');
+        }
         waiting.text.extend_from_slice(line);
         let is_close = !is_first || waiting.written_at.is_some_and(|at| at.elapsed() < WAIT);
         let waits = is_close && !self.is_urgent && waiting.is_looked_after && waiting.text.len() < BYTES_MAX;
@@ -181,5 +202,35 @@ mod tests {
         say(&lines, false, "last\n");
         lines.flush();
         assert_eq!(written.try_iter().collect::<String>(), "last\n");
+    }
+
+    #[test]
+    fn line_behind_one_that_was_cut_short_stands_alone() {
+        /// Takes so many bytes, then fails once.
+        struct Short(Sender<String>, Option<usize>);
+
+        impl Write for Short {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                let count = self.1.unwrap_or(text.len());
+                if count == 0 {
+                    self.1 = None;
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.1 = self.1.map(|_| 0);
+                self.0.send(String::from_utf8(text[..count].to_vec()).unwrap()).unwrap();
+                Ok(count)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (out, written) = channel();
+        let lines = Lines::to(Short(out, Some(3)));
+        say(&lines, true, "broken\n");
+        say(&lines, true, "whole\n");
+        say(&lines, true, "next\n");
+        assert_eq!(written.try_iter().collect::<String>(), "bro\nwhole\nnext\n");
     }
 }
