@@ -359,9 +359,10 @@ impl Worker {
     fn let_go(&self, generation: Arc<Generation>) {
         // A reader that still has it frees it.
         let Some(generation) = Arc::into_inner(generation) else { return };
+        let unfreed_bytes = generation.bytes();
         for (_, entry) in generation.actions {
             drop(entry);
-            self.pace.worked(DROP_NS);
+            self.pace.worked_beside(DROP_NS, unfreed_bytes);
         }
     }
 

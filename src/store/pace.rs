@@ -34,13 +34,18 @@ impl Pace {
 
     /// Lets others run if it is time to, after work that took about so long.
     pub fn worked(&self, ns: u32) {
+        self.worked_beside(ns, 0);
+    }
+
+    /// As [`Self::worked`], beside so many bytes that are not counted as memory any more and not free yet.
+    pub fn worked_beside(&self, ns: u32, unfreed_bytes: u64) {
         let worked_ns = self.worked_ns.get() + ns;
         if worked_ns < YIELD_EVERY_NS {
             self.worked_ns.set(worked_ns);
             return;
         }
         self.worked_ns.set(0);
-        let in_hurry = self.shared.memory_bytes.load(Ordering::Relaxed) > self.hurry_bytes
+        let in_hurry = self.shared.memory_bytes.load(Ordering::Relaxed) + unfreed_bytes > self.hurry_bytes
             || self.shared.stopping.load(Ordering::Relaxed);
         if !in_hurry {
             std::thread::yield_now();
