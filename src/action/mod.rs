@@ -13,6 +13,7 @@ mod outcome;
 mod retry;
 mod state;
 mod status;
+mod step;
 mod time;
 mod unfinished;
 
@@ -23,8 +24,10 @@ pub use outcome::{Outcome, ProbeAnswer};
 pub use retry::backoff_ms;
 pub use state::{Event, IllegalTransition, State};
 pub use status::{
-    ATTEMPTS_KEPT, AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, Program, Progress, Status,
+    ATTEMPTS_KEPT, AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, Program, Progress, REBOOTS_MAX,
+    Status,
 };
+pub use step::{InvalidStepName, STEP_NAME_BYTES_MAX, STEPS_MAX, Step};
 pub use time::Timestamp;
 pub use unfinished::{Unfinished, kind_number};
 

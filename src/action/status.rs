@@ -2,10 +2,13 @@
 //!
 //! A status is stored whole with each change, so that the last record of an action tells all.
 
-use super::{JsonText, State, Timestamp};
+use super::{JsonText, State, Step, Timestamp};
 
 /// How many ended attempts a status remembers; older ones are dropped, the count is kept in `attempt`.
 pub const ATTEMPTS_KEPT: usize = 10;
+
+/// How many reboots of the host one action may ask for.
+pub const REBOOTS_MAX: u32 = 3;
 
 /// The changing half of an action.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +32,10 @@ pub struct Status {
     pub progress: Option<Progress>,
     /// The last durable checkpoint of its handler, given back after an interruption.
     pub checkpoint: Option<JsonText>,
+    /// Its steps in the order in which they began, at most `STEPS_MAX`; given back like the checkpoint.
+    pub steps: Vec<Step>,
+    /// Reboots of the host that it has asked for, at most [`REBOOTS_MAX`].
+    pub reboots: u32,
     /// The attempt that owns the action now; none while it waits or after it ended.
     pub claim: Option<Claim>,
     /// The last [`ATTEMPTS_KEPT`] ended attempts, oldest first.
@@ -53,6 +60,8 @@ impl Status {
             locks_freed: false,
             progress: None,
             checkpoint: None,
+            steps: Vec::new(),
+            reboots: 0,
             claim: None,
             attempts: Vec::new(),
             cancel: None,
@@ -78,8 +87,30 @@ pub struct Claim {
     /// The kernel's boot id at the claim (`/proc/sys/kernel/random/boot_id`, random(4)).
     pub boot_id: String,
     pub began_at: Timestamp,
+    /// Larger than that of every earlier claim of this store, whatever its resource: see [`Claim::fence`].
+    pub fence: u64,
     /// The program that carries the attempt; durable before the program gets its go.
     pub program: Option<Program>,
+}
+
+impl Claim {
+    /// Claims that one incarnation can count.
+    const PER_INCARNATION: u64 = 1 << 32;
+
+    /// The fence of the `count`th claim of an incarnation, `count` from 1; none when it has counted to its end and the next
+    /// incarnation must begin.
+    ///
+    /// A program shows it to what it changes, which then refuses one that is smaller than the largest it has seen: an attempt
+    /// that was believed dead can do no harm beside its successor. It grows because an incarnation is durable before it
+    /// claims anything and no two are the same; it says nothing beyond a store that was restored from a backup, which
+    /// counts its incarnations on from there.
+    ///
+    /// Below 2^53, and so exact as a JSON number, for the first 2^21 incarnations: a daemon that starts every minute
+    /// reaches them after four years. Beyond that it still grows, but has to be read as 64 bits.
+    #[must_use]
+    pub fn fence(incarnation: u64, count: u64) -> Option<u64> {
+        (count < Self::PER_INCARNATION).then(|| incarnation.wrapping_mul(Self::PER_INCARNATION) | count)
+    }
 }
 
 /// A process that can be told from every other on this host, also after its pid was reused.
@@ -142,4 +173,18 @@ pub struct Finish {
     pub message: String,
     /// Structured result of the operation; the empty object if there is none.
     pub result: JsonText,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fence_grows_with_each_claim_and_each_incarnation() {
+        let fences = [(1, 1), (1, 2), (1, u64::from(u32::MAX)), (2, 1), ((1 << 21) - 1, u64::from(u32::MAX))]
+            .map(|(incarnation, count)| Claim::fence(incarnation, count).unwrap());
+        assert!(fences.is_sorted_by(|earlier, later| earlier < later), "{fences:?}");
+        assert!(fences.iter().all(|fence| *fence < 1 << 53));
+        assert_eq!(Claim::fence(1, 1 << 32), None);
+    }
 }

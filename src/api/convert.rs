@@ -4,11 +4,11 @@
 //! only copied again: each submission is answered with the whole action, so this is on the busiest path. The
 //! domain's types are taken apart without `..`: a new field does not compile until it is decided here.
 //!
-//! `Show::Outline` is for the TCP door without `details`: no metadata, messages, results or checkpoints.
+//! `Show::Outline` is for the TCP door without `details`: no metadata, messages, results, checkpoints or steps.
 
 use super::time;
 use crate::action::{
-    Action, AttemptRecord, Body, CancelRequest, Claim, Finish, JsonText, Progress, RetryPolicy, Status,
+    Action, AttemptRecord, Body, CancelRequest, Claim, Finish, JsonText, Progress, RetryPolicy, Status, Step,
     Timestamp,
 };
 
@@ -63,6 +63,8 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
         locks_freed,
         progress,
         checkpoint,
+        steps,
+        reboots,
         claim,
         attempts,
         cancel,
@@ -113,6 +115,11 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
     number(out, u64::from(submitter.pid));
     out.push(b'}');
     raw(out, key!("checkpoint"), checkpoint.as_ref().filter(|_| all));
+    write_steps(out, if all { steps } else { &[] });
+    out.extend_from_slice(key!("reboots"));
+    number(out, u64::from(*reboots));
+    out.extend_from_slice(key!("claim"));
+    maybe(out, claim.as_ref(), write_claim);
     write_attempts(out, *attempt, claim.as_ref(), attempts, all);
     out.extend_from_slice(key!("cancel"));
     maybe(out, cancel.as_ref(), |out, cancel| write_cancel(out, cancel, all));
@@ -157,6 +164,25 @@ fn write_retry(out: &mut Vec<u8>, RetryPolicy { attempts, backoff_ms, backoff_ma
     out.push(b'}');
 }
 
+fn write_steps(out: &mut Vec<u8>, steps: &[Step]) {
+    out.extend_from_slice(b",\"steps\":[");
+    for (at, Step { name, begun_at, done_at }) in steps.iter().enumerate() {
+        out.extend_from_slice(if at > 0 { b",{\"name\":" } else { b"{\"name\":" });
+        string(out, name);
+        instant(out, key!("begun_at"), Some(*begun_at));
+        instant(out, key!("done_at"), *done_at);
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn write_claim(out: &mut Vec<u8>, Claim { incarnation: _, boot_id: _, began_at, fence, program: _ }: &Claim) {
+    out.extend_from_slice(b"{\"fence\":");
+    number(out, *fence);
+    instant(out, key!("began_at"), Some(*began_at));
+    out.push(b'}');
+}
+
 /// The attempt that runs now, then the ended ones, newest first.
 fn write_attempts(
     out: &mut Vec<u8>,
@@ -166,7 +192,7 @@ fn write_attempts(
     all: bool,
 ) {
     out.extend_from_slice(b",\"attempts\":[");
-    if let Some(Claim { incarnation: _, boot_id: _, began_at, program: _ }) = claim {
+    if let Some(Claim { incarnation: _, boot_id: _, began_at, fence: _, program: _ }) = claim {
         write_attempt(out, attempt, *began_at, None, "running", None);
     }
     for (at, record) in ended.iter().rev().enumerate() {

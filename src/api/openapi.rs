@@ -34,7 +34,7 @@ fn document() -> Result<Value, Problem> {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "GET is answered on the Unix socket and on the status endpoint, POST on the socket only. \
                 Without `status.details` the status endpoint gives null or an empty string for metadata, messages, \
-                results, checkpoints, reasons and keys, and no logs. Times are RFC 3339 in UTC, with milliseconds unless \
+                results, checkpoints, reasons and keys, and no steps and logs. Times are RFC 3339 in UTC, with milliseconds unless \
                 they are zero.",
             "license": {"name": "MIT OR Apache-2.0"},
         },

@@ -85,6 +85,14 @@ pub struct Action {
     pub retry_of: Option<u64>,
     pub submitter: Option<Submitter>,
     pub checkpoint: Option<Box<RawValue>>,
+    /// In the order in which they began.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// Reboots of the host that it has asked for.
+    #[serde(default)]
+    pub reboots: u32,
+    #[serde(default)]
+    pub claim: Option<Claim>,
     /// The attempt that runs now, then the ended ones, newest first.
     pub attempts: Vec<Attempt>,
     pub cancel: Option<Cancel>,
@@ -103,6 +111,21 @@ pub struct Submitter {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Step {
+    pub name: String,
+    pub begun_at: String,
+    pub done_at: Option<String>,
+}
+
+/// The attempt that owns an action now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// Larger than that of every earlier claim, whatever its resource.
+    pub fence: u64,
+    pub began_at: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -112,6 +112,13 @@ pub fn action(action: &wire::Action) -> String {
     add("repeats", action.retry_of.map(|id| format!("action {id}")));
     add("submitter", action.submitter.as_ref().map(|who| format!("uid {} pid {}", who.uid, who.pid)));
     add("checkpoint", action.checkpoint.as_ref().map(|json| escape(json.get())));
+    for wire::Step { name, begun_at, done_at } in &action.steps {
+        let end =
+            done_at.as_ref().map_or_else(|| "not known to be done".to_owned(), |at| format!("done {at}"));
+        add("step", Some(escape(&format!("{name}: begun {begun_at}, {end}"))));
+    }
+    add("reboots", Some(action.reboots).filter(|count| *count > 0).map(|count| count.to_string()));
+    add("fence", action.claim.as_ref().map(|claim| claim.fence.to_string()));
     let cancel = action.cancel.as_ref();
     add("cancel", cancel.map(|who| escape(&format!("by uid {} at {} {}", who.uid, who.at, who.reason))));
     for attempt in &action.attempts {
@@ -252,6 +259,22 @@ pub mod tests {
         assert!(page.contains("metadata  {\"git_ref\":\"main\"}"));
         assert!(page.contains("attempt  1: running, 2026-03-01T14:08:29.200Z to now"));
         assert!(!page.contains("finished") && !page.contains("repeats"));
+        assert!(!page.contains("step") && !page.contains("fence") && !page.contains("reboots"));
+        let mut further = sample();
+        let step = |name: &str, done: Option<&str>| wire::Step {
+            name: name.into(),
+            begun_at: "2026-03-01T14:08:29Z".into(),
+            done_at: done.map(str::to_owned),
+        };
+        further.steps = vec![step("build", Some("2026-03-01T14:08:30Z")), step("push", None)];
+        further.claim = Some(wire::Claim { fence: 4_294_967_297, began_at: "2026-03-01T14:08:29Z".into() });
+        let page = bare(&action(&further));
+        assert!(
+            page.contains("step  build: begun 2026-03-01T14:08:29Z, done 2026-03-01T14:08:30Z"),
+            "{page}"
+        );
+        assert!(page.contains("push: begun 2026-03-01T14:08:29Z, not known to be done"), "{page}");
+        assert!(page.contains("fence  4294967297"), "{page}");
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(super) struct Core {
     pub next_id: ActionId,
     pub store_id: String,
     pub incarnation: u64,
+    /// Claims of this incarnation so far: what their fences are made of.
+    pub claims: u64,
     pub boot_id: String,
     pub clock: fn() -> Timestamp,
     pub own_uid: u32,
@@ -284,16 +286,28 @@ impl Core {
             return self.hold(now, action, "no handler is configured for it any more");
         };
         let handler = Arc::clone(&route.handler);
+        let fence = self.next_fence();
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
         let action = self.change(action, Event::Claim, |status| {
             status.attempt += 1;
             status.locks_freed = false;
             status.due_at = None;
             status.reason.clear();
-            status.claim = Some(Claim { incarnation, boot_id, began_at: now, program: None });
+            status.claim = Some(Claim { incarnation, boot_id, began_at: now, fence, program: None });
         })?;
         self.after.push(After::Start(Arc::new(action), handler));
         Ok(())
+    }
+
+    fn next_fence(&mut self) -> u64 {
+        loop {
+            self.claims += 1;
+            if let Some(fence) = Claim::fence(self.incarnation, self.claims) {
+                return fence;
+            }
+            self.incarnation = self.store.begin_incarnation(&self.boot_id);
+            self.claims = 0;
+        }
     }
 
     fn become_due(&mut self, now: Timestamp, id: ActionId) -> Result<(), StoreError> {

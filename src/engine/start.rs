@@ -97,6 +97,7 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         next_id: opened.next_id,
         store_id: opened.store_id.clone(),
         incarnation: opened.incarnation,
+        claims: 0,
         boot_id: opened.boot_id,
         clock,
         own_uid,
@@ -258,6 +259,7 @@ mod tests {
             incarnation: 1,
             boot_id: boot_id.to_owned(),
             began_at: Timestamp(0),
+            fence: 1,
             program,
         };
         let claims = [

@@ -115,6 +115,14 @@ impl Store {
         self.ledger.paused(queue.to_owned(), paused);
     }
 
+    /// Stages a further incarnation for a run that has counted to the end of its own; the number.
+    pub fn begin_incarnation(&mut self, boot_id: &str) -> u64 {
+        self.ledger.incarnation += 1;
+        let incarnation = self.ledger.incarnation;
+        self.stage(&Record::Started { incarnation, boot_id: boot_id.to_owned() });
+        incarnation
+    }
+
     /// Makes everything staged durable with one write and one sync, then shows it to readers.
     ///
     /// # Durability

@@ -9,7 +9,7 @@ use crate::action::{
     Unfinished,
 };
 use crate::store::disk::simulated::SimulatedDisk;
-use crate::store::record::{encode_body, encode_status};
+use crate::store::record::{encode_body, encode_status, version_hash};
 use crate::store::shared::action;
 
 const SEGMENT: u64 = 64 << 10;
@@ -44,7 +44,8 @@ fn status(id: u64) -> Status {
     if id.is_multiple_of(7) {
         status.state = State::Running;
         let boot_id = "boot".to_owned();
-        status.claim = Some(Claim { incarnation: 1, boot_id, began_at: Timestamp(5), program: None });
+        status.claim =
+            Some(Claim { incarnation: 1, boot_id, began_at: Timestamp(5), fence: 1, program: None });
     }
     status.locks_freed = id.is_multiple_of(11);
     status
@@ -152,7 +153,7 @@ fn block_is_byte_for_byte_that_of_the_golden_file() {
     let mut bytes = file::file_header(9, "store");
     bytes.extend(builder.finish(9, bytes.len() as u64).unwrap().1);
     let text = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bodies-v1.hex");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bodies-v1-status-v2.hex");
     if std::env::var_os("ACTIOND_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, format!("{text}\n")).unwrap();
     }
@@ -161,6 +162,33 @@ fn block_is_byte_for_byte_that_of_the_golden_file() {
         std::fs::read_to_string(path).unwrap().trim(),
         "a stored form changed: add a version instead"
     );
+}
+
+#[test]
+fn block_with_statuses_of_version_1_is_read() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bodies-v1.hex");
+    let hex = std::fs::read_to_string(path).unwrap();
+    let hex = hex.trim();
+    let bytes: Vec<u8> =
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+    let ids = [1, 2, 5, 7];
+    let digest = ids.iter().fold(0, |digest: u64, id| digest.wrapping_add(version_hash(*id, 1)));
+    let files = [FileMeta { number: 9, bytes: bytes.len() as u64, last_id: 7, count: 4, digest }];
+    let disk = disk();
+    disk.create_dir(Path::new("/store/bodies")).unwrap();
+    let path = path_of(Path::new("/store/bodies"), 9);
+    disk.create(&path).unwrap();
+    disk.put(&path, bytes);
+    let bodies = open(&disk, &files).unwrap();
+    for id in ids {
+        let mut status = status(id);
+        if let Some(claim) = &mut status.claim {
+            claim.fence = 0;
+        }
+        let found = get(&bodies, id).unwrap();
+        let found = action(id, &found.body, &found.status).unwrap();
+        assert_eq!((&*found.body, found.status), (&body(id, 3), status));
+    }
 }
 
 #[test]

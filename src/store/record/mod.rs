@@ -17,6 +17,7 @@
 mod bench;
 mod body;
 mod status;
+mod status_v1;
 #[cfg(test)]
 mod tests;
 

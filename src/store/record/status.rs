@@ -1,72 +1,53 @@
-//! The stored form of a status, version 1: frozen. To change it, add a version beside it and keep reading this one.
+//! The stored form of a status, version 2: frozen. To change it, add a version beside it and keep reading this one, as is
+//! done with version 1 (`status_v1`). What is written is always the newest.
 
 use serde::{Deserialize, Serialize};
 
+use super::status_v1::{self, AttemptV1, CancelV1, FinishV1, ProgressV1, StatusV1};
 use crate::action::{
     AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, JsonText, Program, Progress, State, Status,
-    Timestamp,
+    Step, Timestamp,
 };
 use crate::store::codec::{Malformed, decode_versioned, encode_versioned};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
-struct StatusV1<'a> {
-    version: u64,
-    state: u8,
+pub(super) struct StatusV2<'a> {
+    pub version: u64,
+    pub state: u8,
     #[serde(borrow)]
-    reason: &'a str,
-    due_at: Option<i64>,
-    attempt: u32,
-    tries_used: u32,
-    deaths: u32,
-    locks_freed: bool,
-    progress: Option<ProgressV1<'a>>,
-    checkpoint: Option<&'a str>,
-    claim: Option<ClaimV1<'a>>,
-    attempts: Vec<AttemptV1<'a>>,
-    cancel: Option<CancelV1<'a>>,
-    finish: Option<FinishV1<'a>>,
+    pub reason: &'a str,
+    pub due_at: Option<i64>,
+    pub attempt: u32,
+    pub tries_used: u32,
+    pub deaths: u32,
+    pub locks_freed: bool,
+    pub progress: Option<ProgressV1<'a>>,
+    pub checkpoint: Option<&'a str>,
+    pub claim: Option<ClaimV2<'a>>,
+    pub attempts: Vec<AttemptV1<'a>>,
+    pub cancel: Option<CancelV1<'a>>,
+    pub finish: Option<FinishV1<'a>>,
+    pub steps: Vec<StepV2<'a>>,
+    pub reboots: u32,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ProgressV1<'a> {
-    percent: u8,
-    message: &'a str,
-    at: i64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ClaimV1<'a> {
-    incarnation: u64,
-    boot_id: &'a str,
-    began_at: i64,
+pub(super) struct ClaimV2<'a> {
+    pub incarnation: u64,
+    pub boot_id: &'a str,
+    pub began_at: i64,
+    pub fence: u64,
     /// Pid and start ticks.
-    program: Option<(u32, u64)>,
+    pub program: Option<(u32, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct AttemptV1<'a> {
-    attempt: u32,
-    began_at: i64,
-    ended_at: i64,
-    end: u8,
-    message: &'a str,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CancelV1<'a> {
-    uid: u32,
-    at: i64,
-    reason: &'a str,
-}
-
-#[derive(Serialize, Deserialize)]
-struct FinishV1<'a> {
-    at: i64,
-    success: bool,
-    message: &'a str,
-    result: &'a str,
+pub(super) struct StepV2<'a> {
+    name: &'a str,
+    begun_at: i64,
+    done_at: Option<i64>,
 }
 
 /// The status as it is stored.
@@ -82,12 +63,14 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
         locks_freed,
         progress,
         checkpoint,
+        steps,
+        reboots,
         claim,
         attempts,
         cancel,
         finish,
     } = status;
-    let stored = StatusV1 {
+    let stored = StatusV2 {
         version: *version,
         state: *state as u8,
         reason,
@@ -102,10 +85,11 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
             at: at.0,
         }),
         checkpoint: checkpoint.as_ref().map(JsonText::as_str),
-        claim: claim.as_ref().map(|Claim { incarnation, boot_id, began_at, program }| ClaimV1 {
+        claim: claim.as_ref().map(|Claim { incarnation, boot_id, began_at, fence, program }| ClaimV2 {
             incarnation: *incarnation,
             boot_id,
             began_at: began_at.0,
+            fence: *fence,
             program: program.map(|Program { pid, start_ticks }| (pid, start_ticks)),
         }),
         attempts: attempts
@@ -135,13 +119,32 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
             message,
             result: result.as_str(),
         }),
+        steps: steps
+            .iter()
+            .map(|Step { name, begun_at, done_at }| StepV2 {
+                name,
+                begun_at: begun_at.0,
+                done_at: done_at.map(|at| at.0),
+            })
+            .collect(),
+        reboots: *reboots,
     };
     encode_versioned(VERSION, &stored)
 }
 
+/// What was stored, whatever its version, as the newest has it.
+fn stored(bytes: &[u8]) -> Result<StatusV2<'_>, Malformed> {
+    match bytes.first() {
+        Some(&status_v1::VERSION) => {
+            decode_versioned::<StatusV1<'_>>("a status", status_v1::VERSION, bytes).map(StatusV2::from)
+        }
+        _ => decode_versioned("a status", VERSION, bytes),
+    }
+}
+
 /// The status that was stored.
 pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed> {
-    let StatusV1 {
+    let StatusV2 {
         version,
         state,
         reason,
@@ -156,7 +159,9 @@ pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed>
         attempts,
         cancel,
         finish,
-    } = decode_versioned("a status", VERSION, bytes)?;
+        steps,
+        reboots,
+    } = stored(bytes)?;
     let attempts: Result<Vec<_>, Malformed> = attempts.iter().map(attempt_from).collect();
     Ok(Status {
         version,
@@ -173,10 +178,20 @@ pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed>
             at: Timestamp(at),
         }),
         checkpoint: checkpoint.map(JsonText::from_checked),
-        claim: claim.map(|ClaimV1 { incarnation, boot_id, began_at, program }| Claim {
+        steps: steps
+            .into_iter()
+            .map(|StepV2 { name, begun_at, done_at }| Step {
+                name: name.to_owned(),
+                begun_at: Timestamp(begun_at),
+                done_at: done_at.map(Timestamp),
+            })
+            .collect(),
+        reboots,
+        claim: claim.map(|ClaimV2 { incarnation, boot_id, began_at, fence, program }| Claim {
             incarnation,
             boot_id: boot_id.to_owned(),
             began_at: Timestamp(began_at),
+            fence,
             program: program.map(|(pid, start_ticks)| Program { pid, start_ticks }),
         }),
         attempts: attempts?,
@@ -218,11 +233,11 @@ fn state_from(number: u8) -> Result<State, Malformed> {
 
 /// Version and state of a stored status, without the rest.
 pub(in crate::store) fn peek_status(bytes: &[u8]) -> Result<(u64, State), Malformed> {
-    // A version byte, the status's own version in 8 bytes, its state in one: see `StatusV1`.
+    // A version byte, the status's own version in 8 bytes, its state in one: see `StatusV2`, and `StatusV1` alike.
     let short = || Malformed::new("a status is cut short");
     let (format, rest) = bytes.split_first().ok_or_else(short)?;
-    if *format != VERSION {
-        return Err(Malformed::new(format!("a status has version {format}, known is {VERSION}")));
+    if ![VERSION, status_v1::VERSION].contains(format) {
+        return Err(Malformed::new(format!("a status has version {format}, known is {VERSION} and before")));
     }
     let (version, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
     Ok((u64::from_le_bytes(*version), state_from(*rest.first().ok_or_else(short)?)?))
@@ -241,8 +256,7 @@ pub(in crate::store) struct StatusFacts {
 
 /// The facts of a stored status, without building it.
 pub(in crate::store) fn peek_waiting(bytes: &[u8]) -> Result<StatusFacts, Malformed> {
-    let StatusV1 { version, state, due_at, attempt, locks_freed, claim, .. } =
-        decode_versioned("a status", VERSION, bytes)?;
+    let StatusV2 { version, state, due_at, attempt, locks_freed, claim, .. } = stored(bytes)?;
     let state = state_from(state)?;
     Ok(StatusFacts { version, state, due_at, attempt, locks_freed, has_claim: claim.is_some() })
 }

@@ -20,6 +20,17 @@ fn new_store_is_empty_and_counts_its_starts() {
 }
 
 #[test]
+fn incarnation_begun_within_a_run_is_durable_and_counted_on() {
+    let bench = Bench::new();
+    let (mut opened, _) = bench.start();
+    assert_eq!(opened.store.begin_incarnation("boot 1"), 2);
+    opened.store.commit().unwrap();
+    drop(opened);
+    let (opened, _) = bench.start();
+    assert_eq!(opened.incarnation, 3);
+}
+
+#[test]
 fn reader_sees_what_is_committed_and_the_owner_what_is_staged() {
     let bench = Bench::new();
     let (mut opened, _) = bench.start();
