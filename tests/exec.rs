@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actiond::action::{
-    Action, ActionId, Actor, Body, JsonText, OnConflict, Outcome, ProbeAnswer, Program, Recovery,
-    RetryPolicy, State, Status, Timestamp,
+    Action, ActionId, Actor, Body, Claim, JsonText, OnConflict, Outcome, ProbeAnswer, Program, Recovery,
+    RetryPolicy, State, Status, Step, Timestamp,
 };
 use actiond::handlers::exec::Exec;
 use actiond::handlers::registry::Surroundings;
@@ -43,6 +43,10 @@ impl Port for Recorder {
 
     fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
         self.checkpoints.lock().unwrap().push(checkpoint.as_str().to_owned());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn steps(&self, _steps: Vec<Step>) -> BoxFuture<'_, Result<(), NotRecorded>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -98,6 +102,18 @@ impl World {
         let mut status = Status::accepted(State::Running, None);
         status.attempt = 2;
         status.checkpoint = Some(JsonText::from_checked(r#"{"step":1}"#));
+        let step = Step::begun("build", Timestamp(1_705_314_600_000)).unwrap();
+        status.steps = vec![
+            Step { done_at: Some(Timestamp(1_705_314_601_500)), ..step.clone() },
+            Step { name: "push".to_owned(), ..step },
+        ];
+        status.claim = Some(Claim {
+            incarnation: 3,
+            boot_id: "b".to_owned(),
+            began_at: Timestamp(1_705_314_600_000),
+            fence: 12_884_901_889,
+            program: None,
+        });
         let body = Body {
             user: "john@example.com".to_owned(),
             resource_type: "Stack".to_owned(),
@@ -228,7 +244,10 @@ async fn program_gets_the_action_and_its_reports_count() {
             r#"{"id":4711,"user":"john@example.com","resource_type":"Stack","action":"deploy","resource_id":12345,"#,
             r#""started_via":"api","started_at":"2024-01-15T10:30:00.000Z","finished_at":null,"finished_success":null,"#,
             r#""finished_message":null,"finished_result":null,"metadata":{"git_ref":"main","n":1.10},"attempt":2,"#,
-            r#""checkpoint":{"step":1},"retry_of":null,"idempotency_key":null,"queue":"default","priority":4,"#,
+            r#""fence":12884901889,"checkpoint":{"step":1},"#,
+            r#""steps":[{"name":"build","begun_at":"2024-01-15T10:30:00.000Z","done_at":"2024-01-15T10:30:01.500Z"},"#,
+            r#"{"name":"push","begun_at":"2024-01-15T10:30:00.000Z","done_at":null}],"#,
+            r#""retry_of":null,"idempotency_key":null,"queue":"default","priority":4,"#,
             "\"deadline\":null}\n"
         );
         assert_eq!(std::fs::read_to_string(&input).unwrap(), expected);

@@ -12,8 +12,8 @@ use super::request::Said;
 use super::scheduler::Input;
 use super::unpoison;
 use crate::action::{
-    ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, State,
-    Status, Timestamp, backoff_ms,
+    ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, STEPS_MAX,
+    State, Status, Timestamp, backoff_ms,
 };
 use crate::crash_point::crash_point;
 use crate::handlers::NotRecorded;
@@ -126,6 +126,18 @@ impl Core {
                     Some(_) if bytes > limit => Err(NotRecorded::TooLarge { bytes, limit }),
                     Some(action) => {
                         self.change(action, Event::Note, |status| status.checkpoint = Some(checkpoint))?;
+                        Ok(())
+                    }
+                    None => Err(NotRecorded::Stopping),
+                };
+                self.then(move || _ = reply.send(noted));
+            }
+            Said::Steps(steps, reply) => {
+                let count = steps.len();
+                let noted = match owner {
+                    Some(_) if count > STEPS_MAX => Err(NotRecorded::TooManySteps { count }),
+                    Some(action) => {
+                        self.change(action, Event::Note, |status| status.steps = steps)?;
                         Ok(())
                     }
                     None => Err(NotRecorded::Stopping),

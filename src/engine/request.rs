@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Settings;
 use crate::action::{
-    Action, ActionId, Actor, JsonText, OnConflict, Outcome, ProbeAnswer, Program, RetryPolicy, State,
+    Action, ActionId, Actor, JsonText, OnConflict, Outcome, ProbeAnswer, Program, RetryPolicy, State, Step,
     Timestamp,
 };
 use crate::handlers::NotRecorded;
@@ -232,5 +232,6 @@ pub(super) enum Request {
 pub(super) enum Said {
     Program(Program, oneshot::Sender<Result<(), NotRecorded>>),
     Checkpoint(JsonText, oneshot::Sender<Result<(), NotRecorded>>),
+    Steps(Vec<Step>, oneshot::Sender<Result<(), NotRecorded>>),
     Ended(Outcome),
 }

@@ -4,6 +4,7 @@
 
 mod damage;
 mod locks;
+mod steps;
 mod waits;
 
 use std::collections::HashMap;

@@ -19,7 +19,7 @@ use super::core::{Core, Live};
 use super::outcome::excerpt;
 use super::request::{Request, Said};
 use super::{Shared, unpoison};
-use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, Timestamp};
+use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, Step, Timestamp};
 use crate::handlers::in_process::Marked;
 use crate::handlers::{Attempt, BoxFuture, Handler, NotRecorded, Port, StopReason};
 use crate::runner::leftovers::mark;
@@ -167,6 +167,10 @@ impl Port for EnginePort {
 
     fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
         self.say(|reply| Said::Checkpoint(checkpoint, reply))
+    }
+
+    fn steps(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        self.say(|reply| Said::Steps(steps, reply))
     }
 
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program};
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
 use crate::runner::logs::LogWriter;
 
 /// A future that can be kept behind a trait object.
@@ -41,6 +41,9 @@ pub enum NotRecorded {
     /// The statement is refused, and the one before stands: the attempt may go on.
     #[error("{bytes} bytes are more than limits.result_bytes_max, {limit}")]
     TooLarge { bytes: usize, limit: usize },
+    /// As above.
+    #[error("{count} steps are more than an action may have, {STEPS_MAX}")]
+    TooManySteps { count: usize },
 }
 
 /// Why an attempt has to end early.
@@ -83,14 +86,17 @@ pub trait Port: Send + Sync {
     /// Returns when the checkpoint is durable; it replaces the one before.
     fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>>;
 
+    /// Returns when the steps are durable; they are all of the action's, and replace those before.
+    fn steps(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<(), NotRecorded>>;
+
     /// Returns when the program's identity is durable; only then may it get its go.
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>>;
 }
 
 /// One attempt at an action, as its handler sees it.
 pub struct Attempt {
-    /// The action as claimed: `status.attempt` is this attempt's number, `status.checkpoint` what an
-    /// interrupted attempt left.
+    /// The action as claimed: `status.attempt` is this attempt's number, `status.checkpoint` and `status.steps` what
+    /// earlier ones left, `status.claim` has its fence.
     pub action: Arc<Action>,
     /// Lines of the action's log.
     pub log: LogWriter,
@@ -117,13 +123,22 @@ impl Attempt {
         self.port.progress(percent.min(100), message);
     }
 
-    /// Makes a checkpoint durable; after an interruption the next attempt gets it back.
+    /// Makes a checkpoint durable; the next attempt gets it back.
     ///
     /// # Errors
     ///
     /// [`NotRecorded`] if the daemon stops, and then the caller ends its work; or if it is too large.
     pub async fn checkpoint(&self, checkpoint: JsonText) -> Result<(), NotRecorded> {
         self.port.checkpoint(checkpoint).await
+    }
+
+    /// Makes the action's steps durable, all of them as they stand; further attempts get them back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotRecorded`] if the daemon stops, and then the caller ends its work; or if they are too many.
+    pub async fn steps(&self, steps: Vec<Step>) -> Result<(), NotRecorded> {
+        self.port.steps(steps).await
     }
 
     /// Makes the identity of the attempt's program durable.

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::action::{Action, JsonText, Timestamp};
+use crate::action::{Action, JsonText, Step, Timestamp};
 
 #[derive(Serialize)]
 struct Input<'a> {
@@ -24,12 +24,21 @@ struct Input<'a> {
     finished_result: Option<&'a RawValue>,
     metadata: &'a RawValue,
     attempt: u32,
+    fence: Option<u64>,
     checkpoint: Option<&'a RawValue>,
+    steps: Vec<InputStep<'a>>,
     retry_of: Option<u64>,
     idempotency_key: Option<&'a str>,
     queue: &'a str,
     priority: u8,
     deadline: Option<String>,
+}
+
+#[derive(Serialize)]
+struct InputStep<'a> {
+    name: &'a str,
+    begun_at: String,
+    done_at: Option<String>,
 }
 
 /// The input of the program for this attempt, newline included.
@@ -50,7 +59,9 @@ pub(super) fn json(action: &Action) -> serde_json::Result<Vec<u8>> {
         finished_result: finish.map(|finish| raw(&finish.result)).transpose()?,
         metadata: raw(&body.metadata)?,
         attempt: status.attempt,
+        fence: status.claim.as_ref().map(|claim| claim.fence),
         checkpoint: status.checkpoint.as_ref().map(raw).transpose()?,
+        steps: status.steps.iter().map(step).collect(),
         retry_of: body.retry_of.map(|id| id.0),
         idempotency_key: body.idempotency_key.as_deref(),
         queue: &body.queue,
@@ -60,6 +71,10 @@ pub(super) fn json(action: &Action) -> serde_json::Result<Vec<u8>> {
     let mut text = serde_json::to_vec(&input)?;
     text.push(b'\n');
     Ok(text)
+}
+
+fn step(Step { name, begun_at, done_at }: &Step) -> InputStep<'_> {
+    InputStep { name, begun_at: time(*begun_at), done_at: done_at.map(time) }
 }
 
 fn raw(text: &JsonText) -> serde_json::Result<&RawValue> {

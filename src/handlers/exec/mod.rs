@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use super::registry::Surroundings;
 use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery};
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
 use crate::runner::logs::LogWriter;
 
 /// A probe that has not answered by then knows nothing.
@@ -184,6 +184,10 @@ impl Port for Nobody {
     fn progress(&self, _percent: u8, _message: &str) {}
 
     fn checkpoint(&self, _checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn steps(&self, _steps: Vec<Step>) -> BoxFuture<'_, Result<(), NotRecorded>> {
         Box::pin(async { Ok(()) })
     }
 
