@@ -30,3 +30,4 @@ mod recovery;
 mod service;
 mod strace;
 mod stream;
+mod upgrade;
