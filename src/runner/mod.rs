@@ -29,3 +29,4 @@ pub(crate) mod program;
 pub(crate) mod report;
 pub(crate) mod spawn;
 pub(crate) mod tree;
+pub mod units;
