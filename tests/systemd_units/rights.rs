@@ -1,0 +1,113 @@
+//! What a user other than root may do and cannot do, and who is a service. Some of it runs inside the container.
+
+use std::io::ErrorKind::{InvalidInput, PermissionDenied};
+use std::path::Path;
+use std::process::Command;
+
+use actiond::action::ActionId;
+use actiond::runner::units::{UnitPlan, Units, unit_name};
+
+use crate::container::{Container, said};
+use crate::{line, plan, socket, start, wait};
+
+/// systemd's manager, for busctl.
+const MANAGER: [&str; 3] =
+    ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+
+#[test]
+fn user_without_rights_starts_programs_as_another() {
+    let container = Container::start();
+    wait(async {
+        let units = container.units();
+        let mut plan = plan(24, "setpriv --reuid 65533 --regid 65533 --clear-groups id -u >&0; read -r line");
+        plan.user = Some((65_534, 65_534));
+        plan.switches_user = true;
+        let (mut socket, _) = start(&units, &plan).await;
+        assert_eq!(line(&mut socket), "65533");
+        assert!(units.end(&plan.name).await.unwrap());
+    });
+}
+
+#[test]
+fn unprivileged_daemon_has_its_own_units_and_no_others() {
+    let container = Container::start();
+    let rule = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/50-actiond.rules");
+    let as_user = ["--uid=actiond", "--gid=actiond"];
+    container.runs_inside("rights::inside_without_the_rule", &as_user);
+    container.push(&rule, "/etc/polkit-1/rules.d/50-actiond.rules", "0644");
+    container.run(&["systemctl", "restart", "polkit"]);
+    container.runs_inside("rights::inside_with_the_rule", &as_user);
+}
+
+#[test]
+#[ignore = "runs in the container, by unprivileged_daemon_has_its_own_units_and_no_others"]
+fn inside_without_the_rule() {
+    wait(async {
+        let units = Units::of_this_service().await.unwrap().expect("this is a service");
+        let refused = units.start(&plan(60, "true"), socket().1).await.unwrap_err();
+        assert_eq!(refused.kind(), PermissionDenied, "{refused}");
+        assert!(refused.to_string().contains("50-actiond.rules"), "{refused}");
+        assert_eq!(units.find(&unit_name(ActionId(60), 1, false)).await.unwrap(), None);
+        units.list().await.unwrap();
+    });
+}
+
+#[test]
+#[ignore = "runs in the container, by unprivileged_daemon_has_its_own_units_and_no_others"]
+fn inside_with_the_rule() {
+    wait(async {
+        let units = Units::of_this_service().await.unwrap().expect("this is a service");
+        let mut plan = plan(61, "id -un >&0; while :; do sleep 98790; done");
+        plan.user = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
+        let (mut socket, _) = start(&units, &plan).await;
+        assert_eq!(line(&mut socket), "actiond");
+        assert!(units.end(&plan.name).await.unwrap());
+        assert_eq!(units.find(&plan.name).await.unwrap(), None);
+        let probe = UnitPlan { name: unit_name(ActionId(61), 1, true), ..plan };
+        let _ = start(&units, &probe).await;
+        assert!(units.end(&probe.name).await.unwrap());
+        for other in ["dbus.service", "systemd-journald.service", "tmp.mount"] {
+            assert_eq!(units.end(other).await.unwrap_err().kind(), InvalidInput);
+            for asks in
+                [["KillUnit", "ssi", other, "all", "9"].as_slice(), &["StopUnit", "ss", other, "replace"]]
+            {
+                let output = Command::new("busctl").arg("call").args(MANAGER).args(asks).output().unwrap();
+                assert!(
+                    said(&output).contains("nteractive authentication required"),
+                    "{asks:?}: {}",
+                    said(&output)
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn only_the_main_process_of_a_service_needs_units() {
+    let container = Container::start();
+    container.runs_inside("rights::inside_a_service", &[]);
+    // Not its child, and not a process in no service.
+    container.run(&[
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--collect",
+        "sh",
+        "-c",
+        "/opt/actiond-test --ignored --exact rights::inside_no_service; exit $?",
+    ]);
+    container.run(&["/opt/actiond-test", "--ignored", "--exact", "rights::inside_no_service"]);
+    wait(async { assert!(Units::of_this_service().await.unwrap().is_none(), "a test is no service") });
+}
+
+#[test]
+#[ignore = "runs in the container, by only_the_main_process_of_a_service_needs_units"]
+fn inside_a_service() {
+    wait(async { assert!(Units::of_this_service().await.unwrap().is_some()) });
+}
+
+#[test]
+#[ignore = "runs in the container, by only_the_main_process_of_a_service_needs_units"]
+fn inside_no_service() {
+    wait(async { assert!(Units::of_this_service().await.unwrap().is_none()) });
+}
