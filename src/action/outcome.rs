@@ -23,6 +23,10 @@ pub enum Outcome {
     TimedOut {
         message: String,
     },
+    /// The attempt asks for a reboot of the host, after which the action is run again; nothing of it is alive.
+    Reboot {
+        message: String,
+    },
     /// The attempt was stopped because the daemon stops; the recovery policy decides at the next start.
     Interrupted,
     /// Something of the attempt could not be ended. Held, with its locks, until a person decides.

@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     doors(config, problems);
     queues(config, problems);
     handlers(config, problems);
+    reboot(config, problems);
     let ending_ms = config.shutdown.grace_ms + config.shutdown.kill_grace_ms;
     if ending_ms > SHUTDOWN_MS_MAX {
         problems.push(format!(
@@ -26,6 +27,16 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
             ending_ms.div_ceil(1_000),
             SHUTDOWN_MS_MAX / 1_000
         ));
+    }
+}
+
+fn reboot(config: &Config, problems: &mut Vec<String>) {
+    let command = &config.reboot.command;
+    if let Some(program) = command.first() {
+        absolute("[reboot] command", Path::new(program), problems);
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        problems.push("[reboot] command: holds a NUL character".to_owned());
     }
 }
 

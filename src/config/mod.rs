@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use self::places::Surroundings;
 use self::schema::Section;
 pub use self::schema::{
-    Access, Handler, Limits, Line, Log, Queue, Retention, Shutdown, Socket, Status, Store,
+    Access, Handler, Limits, Line, Log, Queue, Reboot, Retention, Shutdown, Socket, Status, Store,
 };
 
 /// The shipped file: the reference of all keys, and the configuration of a daemon that has no file.
@@ -40,6 +40,7 @@ pub struct Config {
     pub access: Access,
     pub log: Log,
     pub shutdown: Shutdown,
+    pub reboot: Reboot,
     /// At least one; names are unique.
     pub queues: Vec<Queue>,
     pub handlers: Vec<Handler>,
@@ -59,6 +60,7 @@ impl Default for Config {
             access: Access::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
+            reboot: Reboot::default(),
             queues: vec![Queue { name: "default".to_owned(), ..Queue::default() }],
             handlers: vec![Handler {
                 action: "noop".to_owned(),
@@ -155,7 +157,7 @@ impl Config {
     }
 
     /// Every fixed section with its name, in the order of the file.
-    fn sections(&mut self) -> [(&'static str, &mut dyn Section); 8] {
+    fn sections(&mut self) -> [(&'static str, &mut dyn Section); 9] {
         [
             ("store", &mut self.store),
             ("retention", &mut self.retention),
@@ -165,6 +167,7 @@ impl Config {
             ("access", &mut self.access),
             ("log", &mut self.log),
             ("shutdown", &mut self.shutdown),
+            ("reboot", &mut self.reboot),
         ]
     }
 }

@@ -152,6 +152,14 @@ section! {
 }
 
 section! {
+    /// `[reboot]`: what happens when an action asks for a reboot of the host.
+    Reboot {
+        wait_ms / "wait": u64 = 10 * MINUTE, Millis(0..=DAY);
+        command / "command": Vec<String> = Vec::new(), Texts;
+    }
+}
+
+section! {
     /// One `[[queue]]`.
     Queue {
         name / "name": String = String::new(), Text;

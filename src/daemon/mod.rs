@@ -17,6 +17,7 @@
 mod doors;
 mod drain;
 mod exit;
+mod host;
 mod last_words;
 mod lines;
 mod logging;
@@ -39,6 +40,7 @@ use crate::handlers::registry::Registry;
 use crate::runner::logs::Logs;
 use crate::runner::{leftovers, open_files};
 
+use self::host::ThisHost;
 use self::last_words::LastWords;
 use self::running::Running;
 use self::signals::Signals;
@@ -161,6 +163,7 @@ fn start(
             faces: runtimes.faces.handle().clone(),
             clock: clock::now,
             own_uid: rustix::process::geteuid().as_raw(),
+            host: Arc::new(ThisHost::rebooted_by(config.reboot.command.clone())),
             death,
         })
         .map_err(|error| Stopped::store(&error))?

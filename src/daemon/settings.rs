@@ -41,6 +41,7 @@ pub(super) fn engine(config: &Config) -> engine::Settings {
         running_max: narrow(config.limits.running_max),
         waiting_max: config.limits.waiting_max,
         result_bytes_max: size(config.limits.result_bytes_max),
+        reboot_wait_ms: config.reboot.wait_ms,
         operator_uids: config.access.operator_uids.clone(),
         operator_gids: config.access.operator_gids.clone(),
         config_file: match config.file.to_string_lossy() {
@@ -123,6 +124,7 @@ pub(super) fn needing_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[status] listen", old.status.listen != new.status.listen),
         ("[limits] log_bytes_max", old.limits.log_bytes_max != new.limits.log_bytes_max),
         ("[log]", old.log != new.log),
+        ("[reboot] command", old.reboot.command != new.reboot.command),
     ];
     checks.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
@@ -138,6 +140,7 @@ pub(super) fn reloadable(old: &Config, new: Config) -> Config {
     };
     next.status.listen.clone_from(&old.status.listen);
     next.limits.log_bytes_max = old.limits.log_bytes_max;
+    next.reboot.command.clone_from(&old.reboot.command);
     next
 }
 

@@ -48,6 +48,9 @@ impl Core {
         let state = before.apply(event).map_err(|source| StoreError::Illegal { id, source })?;
         edit(status);
         status.state = state;
+        if before == State::Rebooting && state != State::Rebooting {
+            self.reboot.not_wanted(id);
+        }
         status.version += 1;
         self.store.change(id, event, status)?;
         self.count(before, state);

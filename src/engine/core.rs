@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::answers::{Answer, Answers};
 use super::change::Held;
+use super::reboot::{Host, Reboot};
 use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
@@ -84,6 +85,8 @@ pub(super) struct Core {
     pub by_state: [u64; 14],
     pub accepted: u64,
     pub recovered: u64,
+    pub host: Arc<dyn Host>,
+    pub reboot: Reboot,
     pub parked: VecDeque<Submitted>,
     pub drained: Vec<oneshot::Sender<()>>,
     pub shared: Arc<Shared>,
@@ -175,6 +178,7 @@ impl Core {
             }
             Request::Attempt { id, attempt, said } => self.attempt_said(now, id, attempt, said)?,
             Request::Probed { id, answer } => self.probed(now, id, answer)?,
+            Request::RebootAsked(asked) => self.reboot_asked(now, asked),
             Request::Reload { settings, registry, reply } => {
                 self.reload(*settings, registry);
                 self.answer(move || _ = reply.send(()));
@@ -234,6 +238,7 @@ impl Core {
     /// Lets the scheduler see the time, claims what may start, commits, and carries out what that allows.
     pub fn commit_and_carry_out(&mut self) -> Result<(), StoreError> {
         let now = (self.clock)();
+        self.look_after_reboot(now)?;
         let mut commands = Vec::new();
         self.scheduler.step(now, Input::Tick, &mut commands);
         self.scheduler.start_ready(&mut commands);

@@ -9,6 +9,7 @@
 //! | `rebooting` | waits for the host to reboot |
 //! | `behind_resource` | waits for an earlier action on its resource |
 //! | `queue_paused`, `queue_full`, `running_limit`, `draining` | could start, but for this |
+//! | `reboot_due` | could start, but for the reboot of the host that another action has asked for |
 //! | `behind_in_queue` | could start, but others are served first |
 //! | `running`, `final` | does not wait |
 //!
@@ -34,6 +35,7 @@ impl Core {
         let state = action.status.state;
         let causes = match state {
             State::Queued => self.why_queued(now, &action)?,
+            State::Rebooting => vec![cause("rebooting", self.why_rebooting(now, &action))],
             _ => vec![why(&action, now)],
         };
         Ok(Ok(Explanation { state, causes }))
@@ -62,6 +64,10 @@ impl Core {
         if running >= running_max {
             causes.push(cause("running_limit", format!("{running} of {running_max} actions run in all")));
         }
+        if self.scheduler.starts_nothing() {
+            let text = format!("a reboot of the host is due: {}", self.reboot_text(now));
+            causes.push(cause("reboot_due", text));
+        }
         if self.scheduler.is_draining() {
             causes.push(cause("draining", "the daemon is stopping and starts nothing more".into()));
         }
@@ -75,6 +81,18 @@ impl Core {
             causes.push(cause("behind_in_queue", "it is about to begin".into()));
         }
         Ok(causes)
+    }
+}
+
+impl Core {
+    fn why_rebooting(&self, now: Timestamp, action: &Action) -> String {
+        format!("{} ({})", why(action, now).text, self.reboot_text(now))
+    }
+
+    fn reboot_text(&self, now: Timestamp) -> String {
+        let mut running: Vec<ActionId> = self.live.keys().copied().collect();
+        running.sort_unstable();
+        self.reboot.explain(now, &running, self.settings.reboot_wait_ms)
     }
 }
 
@@ -96,7 +114,7 @@ fn why(action: &Action, now: Timestamp) -> Cause {
             let why = reason("held");
             cause("held", format!("{why} (it waits for a person)"))
         }
-        State::Rebooting => cause("rebooting", "it asked for a reboot, which has not happened yet".into()),
+        State::Rebooting => cause("rebooting", reason("it waits for a reboot of the host")),
         State::Running | State::Cancelling => {
             let ran = status.claim.as_ref().map_or(0, |claim| now.ms_since(claim.began_at));
             let verb = if status.state == State::Cancelling { "is being stopped" } else { "runs" };

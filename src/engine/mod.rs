@@ -21,6 +21,7 @@ mod explain;
 mod id_map;
 mod lock_table;
 mod outcome;
+mod reboot;
 mod recovery;
 mod request;
 mod scheduler;
@@ -38,6 +39,7 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, oneshot, watch};
 
+pub use self::reboot::Host;
 pub use self::recovery::Death;
 pub use self::request::{
     Accepted, Cause, Change, Command, CommandError, EngineStatus, Explanation, QueueStatus, Submission,
@@ -59,6 +61,8 @@ pub struct Settings {
     pub waiting_max: u64,
     /// Longest result that is stored, in bytes of JSON.
     pub result_bytes_max: usize,
+    /// How long what runs may go on when a reboot of the host is due.
+    pub reboot_wait_ms: u64,
     /// Who may touch actions of others, beside root and the daemon's own user.
     pub operator_uids: Vec<u32>,
     pub operator_gids: Vec<u32>,

@@ -33,6 +33,8 @@ pub(super) enum Next {
     CancelDone,
     /// Another try at that time; the locks are kept.
     RetryAt(Timestamp),
+    /// When the host has rebooted, it is run again.
+    Reboot,
     /// The daemon stops: the recovery policy has decided.
     Interrupted(Decision),
     /// Something of it is alive and cannot be ended.
@@ -62,8 +64,9 @@ pub(super) fn what_follows(
         _ if cancelling => Next::CancelDone,
         Outcome::Failed { retryable: false, .. } | Outcome::Cancelled { .. } => Next::Fail,
         Outcome::Failed { .. } => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
-        Outcome::TimedOut { .. } if over => Next::TimeOut,
+        Outcome::TimedOut { .. } | Outcome::Reboot { .. } if over => Next::TimeOut,
         Outcome::TimedOut { .. } => next_try(action, now, jitter).map_or(Next::TimeOut, Next::RetryAt),
+        Outcome::Reboot { .. } => Next::Reboot,
         Outcome::Interrupted => match by_policy(action.body.recovery) {
             Decision::Requeue if over => Next::Interrupted(Decision::TimeOut),
             Decision::Requeue if !stopping => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
@@ -91,7 +94,8 @@ impl Core {
         let owner = self.unfinished(now, id)?.filter(|action| {
             action.status.attempt == attempt
                 && action.status.claim.is_some()
-                && action.status.state.is_active()
+                // One that waits for a reboot has said all.
+                && matches!(action.status.state, State::Running | State::Cancelling)
         });
         match said {
             Said::Ended(outcome) => {
@@ -149,10 +153,15 @@ impl Core {
     }
 
     fn ended(&mut self, now: Timestamp, mut action: Action, outcome: Outcome) -> Result<(), StoreError> {
+        let outcome = match outcome {
+            Outcome::Reboot { message } => self.reboot_or_failure(action.status.reboots, message),
+            outcome => outcome,
+        };
         let next = what_follows(&action, &outcome, now, fastrand::f64(), self.scheduler.is_draining());
         let (end, message, result) = told(&action, outcome, now);
         let id = action.id;
         match next {
+            Next::Reboot => return self.await_reboot(now, action, &message),
             Next::Interrupted(decision) => return self.carry_out(now, action, decision),
             Next::Hold => {
                 end_attempt(&mut action.status, now, end, &message);
@@ -267,7 +276,8 @@ impl Core {
                     self.hold(now, action, super::recovery::NO_HANDLER)?;
                 }
             }
-            Decision::Wait => {}
+            // Perhaps asked for already; but the host is still here.
+            Decision::Wait => self.reboot.wanted(now, id, action.body.deadline),
         }
         Ok(())
     }
@@ -295,6 +305,14 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
             let text = format!("its {limit} was over after {}", ago(now.ms_since(began)));
             let text = if message.trim().is_empty() { text } else { format!("{text}; {message}") };
             (AttemptEnd::TimedOut, text, None)
+        }
+        Outcome::Reboot { message } => {
+            let over = action.body.deadline.is_some_and(|deadline| deadline <= now);
+            if over {
+                let text = "its deadline was over when it asked for a reboot of the host";
+                return (AttemptEnd::TimedOut, text.to_owned(), None);
+            }
+            (AttemptEnd::Interrupted, or(message, "it did not say why"), None)
         }
         Outcome::Interrupted => (AttemptEnd::Interrupted, "interrupted".to_owned(), None),
         Outcome::Unkillable { message } => {

@@ -211,6 +211,8 @@ pub(super) enum Request {
         id: ActionId,
         answer: ProbeAnswer,
     },
+    /// The reboot of the host was asked for, or could not be.
+    RebootAsked(Result<(), String>),
     Reload {
         settings: Box<Settings>,
         registry: Arc<Registry>,

@@ -33,6 +33,7 @@ pub struct Scheduler {
     timers: Timers,
     running_max: u32,
     draining: bool,
+    starts_nothing: bool,
 }
 
 impl Scheduler {
@@ -47,6 +48,7 @@ impl Scheduler {
             timers: Timers::default(),
             running_max,
             draining: false,
+            starts_nothing: false,
         }
     }
 
@@ -63,6 +65,8 @@ impl Scheduler {
             Input::Leave(id) => self.leave(id),
             Input::RetryAt(id, due_at) => self.retry_at(id, due_at),
             Input::Hold(id) => self.hold(id),
+            Input::Reboot(id) => _ = self.set_state(id, State::Rebooting),
+            Input::StartNothing(nothing) => self.starts_nothing = nothing,
             Input::Queue(id) => self.queue(id),
             Input::Unlock(id) => self.unlock(id),
             Input::PauseQueue(queue, paused) => {
@@ -77,7 +81,7 @@ impl Scheduler {
 
     /// Appends a start for everything that may run now. Called once after a round of inputs.
     pub fn start_ready(&mut self, commands: &mut Vec<Command>) {
-        while !self.draining && self.queues.running() < self.running_max {
+        while !self.draining && !self.starts_nothing && self.queues.running() < self.running_max {
             let Some((place, queue)) = self.queues.first() else { return };
             if let Some(queue) = self.queues.get_mut(queue) {
                 queue.ready.remove(place);

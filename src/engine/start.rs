@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::answers::Answers;
 use super::core::Core;
+use super::reboot::{Host, Reboot};
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
 use super::{Engine, Settings, Shared, recovery, unpoison};
@@ -40,6 +41,8 @@ pub struct Start {
     pub clock: fn() -> Timestamp,
     /// The uid the daemon runs as; it may do everything, like root.
     pub own_uid: u32,
+    /// What reboots the host.
+    pub host: Arc<dyn Host>,
     /// The attempt that took the daemon down last time, if one did.
     pub death: Option<recovery::Death>,
 }
@@ -68,7 +71,7 @@ pub struct Begin {
 ///
 /// Whatever the store says; nothing was started then.
 pub fn start(start: Start) -> Result<Started, StoreError> {
-    let Start { store, settings, registry, logs, runtime, faces, clock, own_uid, death } = start;
+    let Start { store, settings, registry, logs, runtime, faces, clock, own_uid, host, death } = start;
     let mut found = Found::new(&settings);
     let opened = Store::open(&store, clock(), &mut found)?;
     let (inbox, requests) = channel();
@@ -108,6 +111,8 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         by_state,
         accepted: 0,
         recovered: interrupted.len() as u64,
+        host,
+        reboot: Reboot::default(),
         parked: VecDeque::new(),
         drained: Vec::new(),
         shared,

@@ -4,6 +4,7 @@
 
 mod damage;
 mod locks;
+mod reboot;
 mod steps;
 mod waits;
 
@@ -60,6 +61,10 @@ fn open_under(dir: &Path, clock: fn() -> Timestamp) -> Engine {
 }
 
 fn open_with(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64) -> Engine {
+    open_on(dir, clock, memory_bytes_max, Arc::new(reboot::NoHost))
+}
+
+fn open_on(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64, host: Arc<dyn Host>) -> Engine {
     let options = store::Options {
         dir: dir.join("store"),
         segment_bytes: 1 << 20,
@@ -77,6 +82,7 @@ fn open_with(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64) -> Eng
         running_max: 8,
         waiting_max: 100,
         result_bytes_max: 1_024,
+        reboot_wait_ms: 600_000,
         operator_uids: vec![],
         operator_gids: vec![],
         config_file: "/etc/actiond.toml".into(),
@@ -91,6 +97,7 @@ fn open_with(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64) -> Eng
         faces: tokio::runtime::Handle::current(),
         clock,
         own_uid: 999,
+        host,
         death: None,
     })
     .unwrap();

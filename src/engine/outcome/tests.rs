@@ -41,7 +41,7 @@ fn edit(mut action: Action, edit: impl FnOnce(&mut Body, &mut Status)) -> Action
     action
 }
 
-fn outcomes() -> [Outcome; 7] {
+fn outcomes() -> [Outcome; 8] {
     let message = String::new();
     [
         Outcome::Succeeded { message: message.clone(), result: None },
@@ -50,11 +50,12 @@ fn outcomes() -> [Outcome; 7] {
         Outcome::Cancelled { message: message.clone() },
         Outcome::TimedOut { message: message.clone() },
         Outcome::Interrupted,
-        Outcome::Unkillable { message },
+        Outcome::Unkillable { message: message.clone() },
+        Outcome::Reboot { message },
     ]
 }
 
-fn next(action: &Action) -> [Next; 7] {
+fn next(action: &Action) -> [Next; 8] {
     outcomes().map(|outcome| what_follows(action, &outcome, Timestamp(500), 1.0, true))
 }
 
@@ -63,18 +64,43 @@ fn each_outcome_of_a_running_attempt_gives_what_its_table_says() {
     let rerun = Next::Interrupted(Decision::Requeue);
     let retry = Next::RetryAt(Timestamp(1_500));
     let first = action(State::Running);
-    let expected =
-        [Next::Succeed, retry.clone(), Next::Fail, Next::Fail, retry.clone(), rerun.clone(), Next::Hold];
+    let expected = [
+        Next::Succeed,
+        retry.clone(),
+        Next::Fail,
+        Next::Fail,
+        retry.clone(),
+        rerun.clone(),
+        Next::Hold,
+        Next::Reboot,
+    ];
     assert_eq!(next(&first), expected);
 
     let last = edit(action(State::Running), |_, status| status.tries_used = 2);
-    let expected =
-        [Next::Succeed, Next::Fail, Next::Fail, Next::Fail, Next::TimeOut, rerun.clone(), Next::Hold];
+    let expected = [
+        Next::Succeed,
+        Next::Fail,
+        Next::Fail,
+        Next::Fail,
+        Next::TimeOut,
+        rerun.clone(),
+        Next::Hold,
+        Next::Reboot,
+    ];
     assert_eq!(next(&last), expected);
 
     let late = edit(action(State::Running), |body, _| body.deadline = Some(Timestamp(500)));
     let timed_out = Next::Interrupted(Decision::TimeOut);
-    let expected = [Next::Succeed, Next::Fail, Next::Fail, Next::Fail, Next::TimeOut, timed_out, Next::Hold];
+    let expected = [
+        Next::Succeed,
+        Next::Fail,
+        Next::Fail,
+        Next::Fail,
+        Next::TimeOut,
+        timed_out,
+        Next::Hold,
+        Next::TimeOut,
+    ];
     assert_eq!(next(&late), expected);
 
     let soon = edit(action(State::Running), |body, _| body.deadline = Some(Timestamp(1_500)));
@@ -83,7 +109,7 @@ fn each_outcome_of_a_running_attempt_gives_what_its_table_says() {
 
 #[test]
 fn cancelled_action_ends_as_cancelled_unless_it_was_faster() {
-    let mut expected = [const { Next::CancelDone }; 7];
+    let mut expected = [const { Next::CancelDone }; 8];
     expected[0] = Next::Succeed;
     expected[6] = Next::Hold;
     assert_eq!(next(&action(State::Cancelling)), expected);

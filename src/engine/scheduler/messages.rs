@@ -36,6 +36,10 @@ pub enum Input<'a> {
     RetryAt(ActionId, Timestamp),
     /// It waits for a person, with the locks it has.
     Hold(ActionId),
+    /// It waits, with its locks, for a reboot of the host.
+    Reboot(ActionId),
+    /// Whether nothing is started, because a reboot of the host is due.
+    StartNothing(bool),
     /// It may be claimed (again).
     Queue(ActionId),
     /// A person frees the locks of a held action.

@@ -15,6 +15,11 @@ impl Scheduler {
         self.draining
     }
 
+    /// Whether a reboot of the host is due.
+    pub fn starts_nothing(&self) -> bool {
+        self.starts_nothing
+    }
+
     pub fn running(&self) -> u32 {
         self.queues.running()
     }

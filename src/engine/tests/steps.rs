@@ -1,22 +1,27 @@
 //! What an attempt says of its steps, and the fences that claims get: durable, and there for the attempts after it.
 
 use super::*;
-use crate::action::{STEPS_MAX, Step};
+use crate::action::{Outcome, STEPS_MAX, Step};
 use crate::engine::request::Said;
 use crate::handlers::NotRecorded;
 
-fn steps(names: &[&str]) -> Vec<Step> {
+pub(super) fn steps(names: &[&str]) -> Vec<Step> {
     names.iter().map(|name| Step::begun(*name, Timestamp(7)).unwrap()).collect()
 }
 
 /// Says it in the name of a running attempt.
-async fn say(engine: &Engine, id: ActionId, attempt: u32, steps: Vec<Step>) -> Result<(), NotRecorded> {
+pub(super) async fn say(
+    engine: &Engine,
+    id: ActionId,
+    attempt: u32,
+    steps: Vec<Step>,
+) -> Result<(), NotRecorded> {
     let (reply, answer) = oneshot::channel();
     engine.inbox.send(Request::Attempt { id, attempt, said: Said::Steps(steps, reply) }).unwrap();
     answer.await.unwrap()
 }
 
-fn end(engine: &Engine, id: ActionId, attempt: u32, outcome: crate::action::Outcome) {
+pub(super) fn end(engine: &Engine, id: ActionId, attempt: u32, outcome: Outcome) {
     engine.inbox.send(Request::Attempt { id, attempt, said: Said::Ended(outcome) }).unwrap();
 }
 
@@ -63,7 +68,7 @@ async fn further_try_after_a_failure_gets_steps_and_checkpoint_alike() {
     let said = Said::Checkpoint(checkpoint.clone(), reply);
     engine.inbox.send(Request::Attempt { id, attempt: 1, said }).unwrap();
     answer.await.unwrap().unwrap();
-    let failed = crate::action::Outcome::Failed { message: "busy".into(), result: None, retryable: true };
+    let failed = Outcome::Failed { message: "busy".into(), result: None, retryable: true };
     end(&engine, id, 1, failed);
     let mut changes = engine.changes();
     let again = loop {
