@@ -3,7 +3,9 @@
 //! Metadata: `sleep_ms` (0 to 86,400,000) waits that long; `fail` makes it fail: `true` or a message for good, a
 //! number `n` only the first `n` attempts, each worth another try; `result` is the object to answer with. Other
 //! keys are accepted, so that any action of another handler can be tried with this one. `sleep_ms` and `fail` in
-//! the `[[handler]]` table are what holds where the metadata does not say. No effect: always safe to rerun.
+//! the `[[handler]]` table are what holds where the metadata does not say. Only that table has `reboot`: so many of an
+//! action's attempts ask for a reboot of the host, and that is not for whoever may submit. No effect else: always safe
+//! to rerun.
 
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ const SLEEP_MS_MAX: u64 = 86_400_000;
 pub struct Noop {
     sleep_ms: u64,
     fail: Fail,
+    reboot: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ struct Order {
 }
 
 impl Noop {
-    /// Reads the handler's own keys of its `[[handler]]` table: `sleep_ms`, `fail`.
+    /// Reads the handler's own keys of its `[[handler]]` table: `sleep_ms`, `fail`, `reboot`.
     ///
     /// # Errors
     ///
@@ -62,6 +65,13 @@ impl Noop {
             let read = match key.as_str() {
                 "sleep_ms" => sleep_ms(&value).map(|sleep_ms| noop.sleep_ms = sleep_ms),
                 "fail" => fail(&value).map(|fail| noop.fail = fail),
+                "reboot" => match value.as_u64() {
+                    Some(count) => {
+                        noop.reboot = count;
+                        Ok(())
+                    }
+                    None => Err("reboot must be a number of attempts".to_owned()),
+                },
                 _ => Err(format!("{key} is not a key of noop")),
             };
             problems.extend(read.err());
@@ -131,14 +141,20 @@ impl Handler for Noop {
                     () = tokio::time::sleep(Duration::from_millis(order.sleep_ms)) => {}
                 }
             }
+            let attempt = u64::from(action.status.attempt);
+            if attempt <= self.reboot {
+                return Outcome::Reboot {
+                    message: format!("attempt {attempt} of {} asks for it", self.reboot),
+                };
+            }
             let result = order.result;
             match order.fail {
                 Fail::Always(message) => {
                     let message = message.unwrap_or_else(|| "failed as asked".to_owned());
                     Outcome::Failed { message, result, retryable: false }
                 }
-                Fail::First(count) if u64::from(action.status.attempt) <= count => {
-                    let message = format!("attempt {} of {count} failed as asked", action.status.attempt);
+                Fail::First(count) if attempt <= count => {
+                    let message = format!("attempt {attempt} of {count} failed as asked");
                     Outcome::Failed { message, result, retryable: true }
                 }
                 Fail::First(_) | Fail::Never => Outcome::Succeeded { message: "done".to_owned(), result },
@@ -190,7 +206,7 @@ mod tests {
             let error = order("", metadata).unwrap_err();
             assert!(error.starts_with(key), "{error}");
         }
-        let problems = Noop::new(&"sleep = 1\nfail = 1.5".parse().unwrap()).unwrap_err();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        let problems = Noop::new(&"sleep = 1\nfail = 1.5\nreboot = true".parse().unwrap()).unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

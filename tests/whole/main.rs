@@ -26,6 +26,7 @@ mod overlap;
 mod power;
 mod programs;
 mod readme;
+mod reboot;
 mod recovery;
 mod service;
 mod strace;
