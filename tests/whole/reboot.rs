@@ -3,8 +3,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use crate::common::daemon::{Start, code};
 use crate::common::home::NOOP;
 use crate::common::{Daemon, Home, attempts, demand_root, spec, state};
@@ -16,7 +14,8 @@ fn home_of(reboots: u32, command: &str) -> Home {
     let command = home.script("reboot", command);
     let asks = format!(
         "[[handler]]\naction = \"deploy\"\nuse = \"noop\"\nrecovery = \"hold\"\nreboot = {reboots}\n\
-         retry = {{ attempts = 1 }}\n{NOOP}[reboot]\ncommand = [{command:?}, \"now\"]\n"
+         retry = {{ attempts = 1 }}\n{NOOP}[reboot]\ncommand = [\"{}\", \"now\"]\n",
+        command.display()
     );
     home.with_tables(&asks)
 }
@@ -121,7 +120,7 @@ fn daemon_killed_around_the_request_keeps_it() {
         home.await_lines("asked", asked + 1);
         daemon.kill9();
         let daemon = boot(&home, 2);
-        let action: Value = daemon.finished(id);
+        let action = daemon.finished(id);
         assert_eq!(attempts(&action), ["succeeded", "interrupted"], "{point}");
         assert_eq!(action["reboots"], 1, "{point}");
     }
