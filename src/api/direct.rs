@@ -8,7 +8,7 @@
 //!
 //! - The limits, times and answers are those of the long way: the same code decides and says them.
 //! - What is kept in memory for a connection is bounded: an object's longest length, or what [`Exchange`] keeps.
-//! - After the stop, what is being answered is answered, and no further request is taken.
+//! - After the stop, one more request is taken, and its answer says that the connection ends.
 //!
 //! Called by `server` for each connection to the socket.
 
@@ -46,13 +46,16 @@ const ROOM_BYTES_MAX: usize = 128 * 1_024;
 const LINES_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\ndate: ";
 
+/// The header of a connection's last answer.
+const CLOSE: &[u8] = b"\r\nconnection: close";
+
 /// Serves submissions until another request comes: then what was read and not answered, for hyper. None if the
-/// connection is over.
+/// connection is over. Once it is `closing`, no further request is waited for.
 pub(super) async fn serve<S>(
     stream: &mut S,
     context: &Context,
     actor: Actor,
-    stopping: &AtomicBool,
+    closing: &AtomicBool,
 ) -> Option<BytesMut>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -60,7 +63,7 @@ where
     let settings = Arc::clone(&context.api.settings.borrow());
     let patience = Patience::new(settings.pause());
     let input = Input { stream, buffer: BytesMut::new(), room: ROOM_BYTES };
-    let mut direct = Direct { input, out: Vec::new(), patience, context, actor, stopping };
+    let mut direct = Direct { input, out: Vec::new(), patience, context, actor, closing };
     // A connection that fails is over like one that was closed.
     let left = direct.requests().await.unwrap_or(Left::Nothing);
     match left {
@@ -82,7 +85,7 @@ struct Direct<'a, S> {
     patience: Patience,
     context: &'a Context,
     actor: Actor,
-    stopping: &'a AtomicBool,
+    closing: &'a AtomicBool,
 }
 
 /// The connection, with what was read from it and is not used up.
@@ -133,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
                 Head::Other => return Ok(Left::ForHyper),
                 Head::Partial => false,
             };
-            if !goes_on || self.stopping.load(Ordering::Relaxed) {
+            if !goes_on {
                 return Ok(Left::Nothing);
             }
             if self.input.buffer.is_empty() {
@@ -142,13 +145,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         }
     }
 
-    /// The next head; a partial one if the connection ended, was silent for too long, or is to stop.
+    /// The next head; a partial one if the connection ended, was silent for too long, or is closing.
     async fn next_head(&mut self, settings: &Settings) -> io::Result<Head> {
         self.patience.renew();
         poll_fn(|cx| {
             loop {
                 let head = head::look(&self.input.buffer, settings.body_bytes_max);
-                if head != Head::Partial || self.stopping.load(Ordering::Relaxed) {
+                if head != Head::Partial || self.closing.load(Ordering::Relaxed) {
                     return Poll::Ready(Ok(head));
                 }
                 match self.input.poll_more(cx)? {
@@ -222,21 +225,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
     /// The answer of the long way, written at once: to make a [`reply::Reply`] first costs more than the rest of it.
     /// True: the connection goes on.
     fn write_accepted(&mut self, accepted: &Accepted) -> bool {
+        let leaving = self.context.is_leaving();
         let (status, action) = submit::outcome(accepted);
         self.write_status(status);
         self.out.extend_from_slice(b"\r\ncontent-type: application/json\r\nlocation: ");
         submit::write_location(&mut self.out, action);
+        if leaving {
+            self.out.extend_from_slice(CLOSE);
+        }
         let mut body = Vec::new();
         spare::borrow_out(&mut body);
         convert::write_action(&mut body, action, Show::All);
         self.write_body(&body);
         body.clear();
         spare::give_back_out(&mut body);
-        true
+        !leaving
     }
 
     fn write_refusal(&mut self, problem: &Problem) -> bool {
         let reply = reply::refusal(problem, None);
+        let says_close = reply.headers().contains_key(CONNECTION);
+        let leaving = self.context.is_leaving();
         self.write_status(reply.status());
         for (name, value) in reply.headers() {
             self.out.extend_from_slice(b"\r\n");
@@ -244,9 +253,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
             self.out.extend_from_slice(b": ");
             self.out.extend_from_slice(value.as_bytes());
         }
+        if leaving && !says_close {
+            self.out.extend_from_slice(CLOSE);
+        }
         // A refusal is whole.
         self.write_body(if let Body::Full(bytes) = reply.body() { bytes } else { b"" });
-        !reply.headers().contains_key(CONNECTION)
+        !says_close && !leaving
     }
 
     fn write_status(&mut self, status: StatusCode) {
@@ -278,8 +290,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         };
         let mut exchange = Exchange::new(&self.context.api, settings, self.actor);
         spare::borrow_out(&mut self.out);
+        let leaving = self.context.is_leaving();
         self.out.extend_from_slice(LINES_HEAD);
         time::write_http(&mut self.out, (self.context.api.clock)());
+        if leaving {
+            self.out.extend_from_slice(CLOSE);
+        }
         self.out.extend_from_slice(b"\r\n\r\n");
         let mut sent = 0;
         let Self { input, out, .. } = self;
@@ -314,7 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<'_, S> {
         self.input.stream.write_all(&self.out).await?;
         self.out.clear();
         spare::give_back_out(&mut self.out);
-        Ok(body.is_done())
+        Ok(body.is_done() && !leaving)
     }
 }
 

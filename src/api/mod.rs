@@ -94,4 +94,4 @@ pub struct Api {
     pub clock: fn() -> crate::action::Timestamp,
 }
 
-pub use self::server::{serve_socket, serve_status};
+pub use self::server::{LINGER, serve_socket, serve_status};

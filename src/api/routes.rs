@@ -7,10 +7,13 @@
 //! Called by `server` for each request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CACHE_CONTROL, HOST, HeaderMap, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Version};
 
 use super::convert::Show;
@@ -42,6 +45,22 @@ impl Door {
 pub(super) struct Context {
     pub api: Arc<Api>,
     pub door: Door,
+    leaving: AtomicBool,
+}
+
+impl Context {
+    pub(super) fn new(api: &Arc<Api>, door: Door) -> Self {
+        Self { api: Arc::clone(api), door, leaving: AtomicBool::new(false) }
+    }
+
+    /// The daemon stops: the next answer is the connection's last, and says so.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
 }
 
 /// One request, as its page sees it.
@@ -153,6 +172,9 @@ pub(super) async fn answer(context: &Context, request: Request<Incoming>) -> Rep
     if matches!(context.door, Door::Status) {
         reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         reply.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    if context.is_leaving() {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     metrics::answered(row, reply.status().as_u16());
     reply

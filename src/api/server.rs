@@ -2,8 +2,13 @@
 //!
 //! Limits: connections per door (the one too many gets a 503 problem and is closed), time for a request's head
 //! (which is also how long a connection may idle between requests), time without progress in writing.
-//! On stop, no connection is accepted any more, idle ones close at once, and the others have [`GRACE`] to
-//! finish their answer.
+//!
+//! # The stop
+//!
+//! No connection is accepted any more: where systemd has the listening socket too, who connects waits in its backlog for the
+//! next daemon. Whoever was accepted may have a request on its way, and closing before it is read would answer it with
+//! a reset; so each connection has [`LINGER`] for a last request, whose answer says that the connection ends. What is
+//! being answered then has [`GRACE`].
 //!
 //! Started by the daemon, one task for each door.
 
@@ -32,7 +37,9 @@ use super::stopping::Stopping;
 use super::{Api, direct, metrics};
 use crate::action::Actor;
 
-/// How long an answer may go on after the stop.
+/// How long after the stop a request may come in on a connection that was there before.
+pub const LINGER: Duration = Duration::from_millis(500);
+/// How long an answer may go on after that.
 const GRACE: Duration = Duration::from_secs(5);
 /// Wait after a failed accept: usually all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -88,9 +95,10 @@ async fn serve<L: Listener>(listener: L, api: Arc<Api>, mut stop: watch::Receive
     let refusals = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.next() => accepted,
+            biased;
             // A sender that is gone means stop as well.
             () = is_true(&mut stop) => break,
+            accepted = listener.next() => accepted,
         };
         let (stream, door) = match accepted {
             Ok(accepted) => accepted,
@@ -102,7 +110,7 @@ async fn serve<L: Listener>(listener: L, api: Arc<Api>, mut stop: watch::Receive
         };
         let most = api.settings.borrow().connections_max;
         if let Some(place) = Place::take(&open, most, Some(door.name())) {
-            let context = Arc::new(Context { api: Arc::clone(&api), door });
+            let context = Arc::new(Context::new(&api, door));
             let stop = stop.clone();
             tasks.spawn(async move {
                 connection(stream, context, stop).await;
@@ -115,7 +123,7 @@ async fn serve<L: Listener>(listener: L, api: Arc<Api>, mut stop: watch::Receive
             });
         }
     }
-    // Who connects from now on is refused at once, not left in the backlog.
+    // Who connects from now on is refused at once, unless the socket is systemd's.
     drop(listener);
     tasks.close();
     tasks.wait().await;
@@ -168,21 +176,26 @@ where
     let mut stop = poll_fn(|cx| stop.poll(cx));
     if let Door::Socket(actor) = context.door {
         let left = {
-            let stopping = AtomicBool::new(false);
-            let mut direct = pin!(direct::serve(&mut stream, &context, actor, &stopping));
+            let closing = AtomicBool::new(false);
+            let mut direct = pin!(direct::serve(&mut stream, &context, actor, &closing));
             tokio::select! {
                 biased;
                 left = &mut direct => left,
                 () = &mut stop => {
-                    stopping.store(true, Ordering::Relaxed);
-                    timeout(GRACE, direct).await.unwrap_or(None)
+                    context.leave();
+                    if let Ok(left) = timeout(LINGER, &mut direct).await {
+                        left
+                    } else {
+                        closing.store(true, Ordering::Relaxed);
+                        timeout(GRACE, direct).await.unwrap_or(None)
+                    }
                 }
             }
         };
         let Some(unread) = left else { return };
         stream.unread = unread;
     }
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
         let context = Arc::clone(&context);
         async move { Ok::<_, Infallible>(routes::answer(&context, request).await) }
     });
@@ -195,8 +208,13 @@ where
     let ended = tokio::select! {
         ended = &mut served => ended,
         () = stop => {
-            served.as_mut().graceful_shutdown();
-            timeout(GRACE, served).await.unwrap_or(Ok(()))
+            context.leave();
+            if let Ok(ended) = timeout(LINGER, &mut served).await {
+                ended
+            } else {
+                served.as_mut().graceful_shutdown();
+                timeout(GRACE, served).await.unwrap_or(Ok(()))
+            }
         }
     };
     if let Err(error) = ended {

@@ -1,9 +1,12 @@
 //! The way out: no more claims, attempts get their grace, the store is closed, within 30 s of the signal.
 //!
 //! ```text
-//!  SIGTERM ─▶ drain ──(all ended, or grace over, or a second signal: attempts are told to end)──▶
-//!          ─▶ doors close ─▶ store closes with its clean mark ─▶ exit 0
+//!  SIGTERM ─▶ [systemd's socket: accepts no more] ─▶ drain ──(all ended, or grace over, or a second signal:
+//!  attempts are told to end)──▶ doors close ─▶ store closes with its clean mark ─▶ exit 0
 //! ```
+//!
+//! A socket that is systemd's outlives the daemon: who connects is better served by the next one than refused by this one, so
+//! it is left first, before new work is refused. The status endpoint only reads, and says how the stop goes until its end.
 //!
 //! Whatever does not end in time is interrupted: the next start recovers it by its policy.
 
@@ -13,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::api::LINGER;
 use crate::config::Shutdown;
 use crate::engine::Engine;
 use crate::store::StoreError;
@@ -27,7 +31,10 @@ const TOTAL: Duration = Duration::from_secs(29);
 const CLOSING: Duration = Duration::from_millis(1_500);
 /// Beyond `kill_grace`, for reaping and recording what was ended.
 const REAPING: Duration = Duration::from_millis(500);
-const DOORS: Duration = Duration::from_millis(500);
+/// For the doors, which leave each connection the time for a last request.
+const DOORS: Duration = Duration::from_millis(900);
+const SOCKET: Duration = Duration::from_millis(600);
+const _: () = assert!(LINGER.as_millis() < SOCKET.as_millis() && SOCKET.as_millis() < DOORS.as_millis());
 /// Longest wait for the engine to refuse new work before the stop is announced: a sync may hang.
 const REFUSING: Duration = Duration::from_secs(1);
 
@@ -36,11 +43,16 @@ pub(super) async fn stop(
     engine: &Engine,
     signals: &mut Signals,
     fatal: &mut oneshot::Receiver<StoreError>,
-    serving: Serving,
+    mut serving: Serving,
     settings: &Shutdown,
 ) -> u8 {
     let began = Instant::now();
     tracing::info!(grace_ms = settings.grace_ms, "stopping: nothing more is started");
+    if serving.made.is_none() {
+        serving.socket.send_replace(true);
+        // The first task to end: the other goes on. Connections that are busy for longer end with the rest.
+        let _ = timeout(SOCKET, serving.tasks.join_next()).await;
+    }
     let drained = engine.drain();
     tokio::pin!(drained);
     let mut draining = engine.draining();
@@ -61,8 +73,9 @@ pub(super) async fn stop(
         Ok(false) => tracing::warn!("some attempts did not end; the next start recovers them"),
         Err(code) => return code,
     }
-    let Serving { mut tasks, stop, made } = serving;
-    stop.send_replace(true);
+    let Serving { mut tasks, socket, status, made } = serving;
+    socket.send_replace(true);
+    status.send_replace(true);
     let _ = timeout(DOORS, async { while tasks.join_next().await.is_some() {} }).await;
     // Removed while the store is still locked: it cannot be a successor's yet.
     if let Some(path) = made

@@ -37,11 +37,12 @@ pub(super) struct Running {
     pub signals: Signals,
 }
 
-/// The serving tasks, and how to end them.
+/// The serving tasks, and how to end that of each door.
 pub(super) struct Serving {
     pub tasks: JoinSet<()>,
-    pub stop: watch::Sender<bool>,
-    /// The socket's file, if this daemon made it.
+    pub socket: watch::Sender<bool>,
+    pub status: watch::Sender<bool>,
+    /// The socket's file, if this daemon made it and systemd did not.
     pub made: Option<PathBuf>,
 }
 
@@ -105,7 +106,8 @@ impl Running {
 
 /// Starts serving both doors, and says where the status endpoint listens.
 fn open(doors: Doors, api: &Arc<Api>, address: &watch::Sender<Option<String>>) -> std::io::Result<Serving> {
-    let (stop, stopped) = watch::channel(false);
+    let (socket_stop, socket_stopped) = watch::channel(false);
+    let (status_stop, status_stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     if let Some(status) = doors.status {
         let status = tokio::net::TcpListener::from_std(status)?;
@@ -115,14 +117,14 @@ fn open(doors: Doors, api: &Arc<Api>, address: &watch::Sender<Option<String>>) -
         }
         address.send_replace(Some(bound.to_string()));
         tracing::info!(address = %bound, "status endpoint listens");
-        tasks.spawn(api::serve_status(status, Arc::clone(api), stopped.clone()));
+        tasks.spawn(api::serve_status(status, Arc::clone(api), status_stopped));
     }
     let socket = tokio::net::UnixListener::from_std(doors.socket)?;
     let path =
         doors.made.as_ref().map_or_else(|| "passed by systemd".to_owned(), |path| path.display().to_string());
     tracing::info!(path, "socket listens");
-    tasks.spawn(api::serve_socket(socket, Arc::clone(api), stopped));
-    Ok(Serving { tasks, stop, made: doors.made })
+    tasks.spawn(api::serve_socket(socket, Arc::clone(api), socket_stopped));
+    Ok(Serving { tasks, socket: socket_stop, status: status_stop, made: doors.made })
 }
 
 /// The exit code after the engine's thread ended by itself.

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 
 use crate::common::daemon::{ACTIOND, code};
 use crate::common::home::{NOOP, exec};
-use crate::common::{Daemon, Home, PATIENCE, spec, state, until};
+use crate::common::http::request;
+use crate::common::{Connection, Daemon, Home, PATIENCE, spec, state, until};
 
 #[test]
 fn reload_takes_a_good_file_and_keeps_the_old_one_for_a_bad_file() {
@@ -61,6 +62,33 @@ fn stop_is_announced_and_new_work_is_refused_meanwhile() {
     assert_eq!(code(daemon.ended()), 0);
     let daemon = Daemon::start(&home);
     assert_eq!(state(&daemon.action(id)), "succeeded");
+}
+
+#[test]
+fn connection_that_was_there_before_the_stop_gets_a_last_answer() {
+    let home = Home::new().with_tables(NOOP);
+    let daemon = Daemon::start(&home);
+    let tcp = daemon.status_address();
+    let connect = || [Connection::unix(&home.socket()).unwrap(), Connection::tcp(&tcp).unwrap()];
+    // Connections are accepted in their order: when the later ones are answered, the earlier ones are in.
+    let fresh = connect();
+    let mut kept = connect();
+    for door in &mut kept {
+        assert_eq!(door.ask("GET", "/livez", None).unwrap().status, 200);
+    }
+    let mut doors: Vec<Connection> = fresh.into_iter().chain(kept).collect();
+    daemon.signal(Signal::TERM);
+    until("both doors to close", || Connection::tcp(&tcp).is_err().then_some(()));
+    until("both doors to close", || Connection::unix(&home.socket()).is_err().then_some(()));
+    for door in &mut doors {
+        door.send(&request("GET", "/livez", "", None)).unwrap();
+    }
+    for door in &mut doors {
+        let answer = door.receive().expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.head.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{}", answer.head);
+    }
+    assert_eq!(code(daemon.ended()), 0);
 }
 
 #[test]
