@@ -1,5 +1,8 @@
 //! The two doors: the Unix socket and the status endpoint's TCP port, passed by systemd or bound here.
 //!
+//! What systemd passes comes first (`sd_listen_fds(3)`): it is open already, and stays so when this daemon is gone. Where the
+//! configuration says otherwise the log says so.
+//!
 //! # Guarantees
 //!
 //! - The socket never has a wider mode than configured, not for an instant.
@@ -9,7 +12,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -51,6 +54,14 @@ pub(super) struct Doors {
 /// Takes what was passed and binds the rest.
 pub(super) fn open(config: &Config, passed: ListenFd) -> Result<Doors, DoorError> {
     let (mut socket, mut status) = sort(passed)?;
+    for (key, passed, configured) in strangers(config, socket.as_ref(), status.as_ref()) {
+        tracing::warn!(
+            key,
+            passed,
+            configured,
+            "systemd passes another address than the configuration has; make actiond.socket and the key the same"
+        );
+    }
     let mut made = None;
     if socket.is_none() {
         socket = Some(bind_socket(&config.socket)?);
@@ -83,6 +94,31 @@ fn sort(mut passed: ListenFd) -> Result<(Option<UnixListener>, Option<TcpListene
         }
     }
     Ok((socket, status))
+}
+
+/// The passed listeners whose address is not the configured one: key, passed and configured address.
+fn strangers(
+    config: &Config,
+    socket: Option<&UnixListener>,
+    status: Option<&TcpListener>,
+) -> Vec<(&'static str, String, String)> {
+    let mut strangers = Vec::new();
+    let path = socket.and_then(|socket| socket.local_addr().ok()?.as_pathname().map(Path::to_owned));
+    if let Some(path) = path.filter(|path| *path != config.socket.path) {
+        let configured = config.socket.path.display().to_string();
+        strangers.push(("[socket] path", path.display().to_string(), configured));
+    }
+    if let Some(address) = status.and_then(|status| status.local_addr().ok())
+        && !names(&config.status.listen, address)
+    {
+        strangers.push(("[status] listen", address.to_string(), config.status.listen.clone()));
+    }
+    strangers
+}
+
+/// Whether the configured address leads to this one. Empty, which switches the endpoint off, leads nowhere.
+fn names(configured: &str, address: SocketAddr) -> bool {
+    configured.to_socket_addrs().is_ok_and(|mut all| all.any(|one| one == address))
 }
 
 fn bind_socket(settings: &Socket) -> Result<UnixListener, DoorError> {
@@ -196,6 +232,22 @@ mod tests {
         config.status.listen = taken.local_addr().unwrap().to_string();
         let error = open(&config, ListenFd::empty()).map(|_| ()).expect_err("the port is taken");
         assert!(error.to_string().contains(&config.status.listen), "{error}");
+    }
+
+    #[test]
+    fn passed_listener_that_the_configuration_does_not_have_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixListener::bind(dir.path().join("s")).unwrap();
+        let status = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config { socket: settings(dir.path().join("s")), ..Config::default() };
+        config.status.listen = status.local_addr().unwrap().to_string();
+        assert_eq!(strangers(&config, Some(&socket), Some(&status)), []);
+        assert_eq!(strangers(&config, None, None), []);
+        config.socket.path = dir.path().join("other");
+        config.status.listen = String::new();
+        let keys: Vec<_> =
+            strangers(&config, Some(&socket), Some(&status)).into_iter().map(|(key, ..)| key).collect();
+        assert_eq!(keys, ["[socket] path", "[status] listen"]);
     }
 
     #[test]
