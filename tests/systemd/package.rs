@@ -1,0 +1,65 @@
+//! The life of the Debian package on a host.
+
+use crate::host::{Host, package};
+
+const PROGRAM: &str = r#"
+[[handler]]
+action = "work"
+use = "exec"
+program = ["/usr/local/bin/work"]
+recovery = "hold"
+"#;
+
+/// Goes on until it is told to end, or for 10 s.
+const WORK: &str = "#!/bin/sh\nread -r action\necho began >> /tmp/work\nfor i in $(seq 100); do [ -e /tmp/enough ] && break; sleep 0.1; done\necho ended >> /tmp/work\n";
+
+#[test]
+fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
+    let host = Host::start();
+    host.install(&package(true));
+    for unit in ["actiond.service", "actiond.socket"] {
+        assert_eq!(host.property(unit, "ActiveState"), "active", "{}", host.log());
+        assert_eq!(host.property(unit, "UnitFileState"), "enabled");
+    }
+    let id = host.submit("noop", 1);
+    assert_eq!(host.finished(id)["state"], "succeeded");
+    assert_eq!(host.run("stat --format '%a %G' /run/actiond/actiond.sock").trim(), "660 actiond");
+    assert_eq!(host.run("stat --format '%a %U' /var/lib/actiond").trim(), "700 actiond");
+
+    // Upgraded: the configuration as it was changed stays, as do the sockets, and nobody notices the new daemon.
+    host.write("/usr/local/bin/work", WORK);
+    host.write("/root/table", PROGRAM);
+    host.run("chmod 755 /usr/local/bin/work; cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
+    let sockets = host.property("actiond.socket", "ActiveEnterTimestampMonotonic");
+    let daemon = host.property("actiond.service", "MainPID");
+    let polls = ["fresh", "submit"].map(|way| host.poll(way));
+    let running = host.submit("work", 1);
+    host.until("ls /var/lib/actiond/attempts/* > /dev/null");
+    host.install(&package(false));
+    host.until("systemctl is-active --quiet actiond.service");
+    for poll in polls {
+        poll.end();
+    }
+    assert_ne!(host.property("actiond.service", "MainPID"), daemon, "the new daemon runs");
+    assert_eq!(host.property("actiond.socket", "ActiveEnterTimestampMonotonic"), sockets);
+    let action = host.finished(running);
+    assert_eq!((&action["state"], &action["attempt"]), (&"succeeded".into(), &1.into()), "{action}");
+    assert_eq!(host.ask(&format!("/v1/actions/{id}"))["state"], "succeeded");
+
+    // It comes up with the host.
+    host.reboot();
+    host.until("systemctl is-active --quiet actiond.service");
+    assert_eq!(host.ask(&format!("/v1/actions/{running}"))["state"], "succeeded");
+
+    // Removed and purged: no action is lost by it, and what is left is told.
+    host.run("dpkg --remove actiond");
+    host.run("! systemctl is-active --quiet actiond.service && ! systemctl is-active --quiet actiond.socket");
+    host.run("! ls /usr/lib/systemd/system/actiond.* 2> /dev/null && [ -e /etc/actiond/actiond.toml ]");
+    let said = host.run("dpkg --purge actiond 2>&1");
+    assert!(said.contains("/var/lib/actiond are kept"), "{said}");
+    host.run("[ ! -e /etc/actiond ] && [ -d /var/lib/actiond/journal ]");
+    assert_eq!(host.run("find /etc/systemd/system -name 'actiond*'"), "");
+
+    host.install(&package(false));
+    assert_eq!(host.ask(&format!("/v1/actions/{running}"))["state"], "succeeded");
+}

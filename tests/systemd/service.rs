@@ -1,0 +1,118 @@
+//! The daemon as a service: restarts that no client notices, reload, watchdog, log, and what its unit leaves it.
+
+use crate::host::{Host, package};
+
+fn installed() -> Host {
+    let host = Host::start();
+    host.install(&package(false));
+    host
+}
+
+/// A program that is the daemon's own child, and so lives under its unit.
+const QUICK: &str = r#"
+[[handler]]
+action = "quick"
+use = "exec"
+program = ["/usr/local/bin/quick"]
+recovery = "rerun"
+adopt = false
+"#;
+
+fn restarts_unnoticed(way: &str) {
+    let host = installed();
+    let poll = host.poll(way);
+    // Between two restarts some requests are answered, so that all 50 interrupt something.
+    host.run(
+        "answered() { cat /run/answered; }
+        for restart in $(seq 50); do
+            enough=$(($(answered) + 5))
+            until [ $(answered) -ge $enough ]; do sleep 0.01; done
+            systemctl restart actiond.service
+        done",
+    );
+    let asked = poll.end();
+    assert!(asked >= 250, "{asked} requests are few for 50 restarts");
+    assert_eq!(host.property("actiond.service", "NRestarts"), "0", "{}", host.log());
+    assert_eq!(host.ask("/v1/status")["incarnation"], 51);
+}
+
+#[test]
+fn client_that_connects_for_each_poll_sees_no_error_through_50_restarts() {
+    restarts_unnoticed("fresh");
+}
+
+#[test]
+fn client_that_keeps_its_connection_sees_no_error_through_50_restarts() {
+    restarts_unnoticed("kept");
+}
+
+#[test]
+fn submissions_during_50_restarts_are_all_accepted() {
+    restarts_unnoticed("submit");
+}
+
+#[test]
+fn program_of_the_daemon_runs_under_its_unit_and_reload_is_done_when_it_returns() {
+    let host = installed();
+    host.run("printf '#!/bin/sh\nread -r action\nid -un\nulimit -n\n' > /usr/local/bin/quick; chmod 755 /usr/local/bin/quick");
+    host.run("cp /etc/actiond/actiond.toml /root/shipped");
+    for round in 0..20 {
+        let table = QUICK.replace("\"quick\"", &format!("\"quick_{round}\""));
+        host.write("/root/table", &table);
+        host.run(
+            "cat /root/shipped /root/table > /etc/actiond/actiond.toml; systemctl reload actiond.service",
+        );
+        // An action without a handler would be refused.
+        let id = host.submit(&format!("quick_{round}"), 1);
+        let action = host.finished(id);
+        assert_eq!(action["state"], "succeeded", "{action}");
+        let log = host.run(&format!("actiond logs {id}"));
+        assert!(log.contains(" actiond\n") && log.contains(" 1024\n"), "{log}");
+    }
+    // A file with an error is told by systemctl, and changes nothing.
+    host.run("echo mistake >> /etc/actiond/actiond.toml; ! systemctl reload actiond.service");
+    assert_eq!(host.property("actiond.service", "ActiveState"), "active");
+    let id = host.submit("quick_19", 1);
+    assert_eq!(host.finished(id)["state"], "succeeded");
+}
+
+#[test]
+fn hung_daemon_is_killed_by_the_watchdog_and_started_again() {
+    let host = installed();
+    host.run("mkdir -p /run/systemd/system/actiond.service.d");
+    host.write("/run/systemd/system/actiond.service.d/test.conf", "[Service]\nWatchdogSec=2\n");
+    host.run("systemctl daemon-reload; systemctl restart actiond.service");
+    let id = host.submit("noop", 1);
+    host.finished(id);
+    // Pinged in time while it works.
+    let pinged = "systemctl show --value --property WatchdogTimestampMonotonic actiond.service";
+    let first: u64 = host.run(pinged).trim().parse().unwrap();
+    host.until(&format!("[ $({pinged}) -gt {} ]", first + 3_000_000));
+    assert_eq!(host.property("actiond.service", "NRestarts"), "0", "{}", host.log());
+    host.run("kill -STOP $(systemctl show --value --property MainPID actiond.service)");
+    host.until("[ \"$(systemctl show --value --property NRestarts actiond.service)\" = 1 ]");
+    host.until("systemctl is-active --quiet actiond.service");
+    assert_eq!(host.ask(&format!("/v1/actions/{id}"))["state"], "succeeded");
+}
+
+#[test]
+fn log_goes_to_the_journal_with_fields() {
+    let host = installed();
+    let id = host.submit("noop", 7);
+    host.finished(id);
+    host.until(&format!(
+        "journalctl --quiet --unit actiond.service ACTION_ID={id} STATE=succeeded | grep -q ."
+    ));
+    let status = host.property("actiond.service", "StatusText");
+    assert!(status.contains("waiting"), "{status}");
+}
+
+#[test]
+fn damaged_store_is_not_started_again_and_the_sockets_say_so() {
+    let host = installed();
+    host.submit("noop", 1);
+    host.run("systemctl stop actiond.socket; echo damaged > /var/lib/actiond/identity");
+    host.run("! systemctl start actiond.service");
+    assert_eq!(host.property("actiond.service", "ExecMainStatus"), "65", "{}", host.log());
+    assert_eq!(host.property("actiond.service", "NRestarts"), "0");
+}
