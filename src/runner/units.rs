@@ -35,9 +35,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 use zbus::zvariant::OwnedObjectPath;
 
@@ -47,6 +47,10 @@ pub use self::settings::UnitSettings;
 
 /// So begin the names of all units of programs; `actiond.service` does not.
 const PREFIX: &str = "actiond-";
+
+/// Questions asked at once. Each is of up to seven messages, and the system's bus lets a connection wait for 128 answers
+/// (`max_replies_per_connection` in dbus-daemon(1)); one more it refuses.
+const QUESTIONS_MAX: usize = 16;
 
 /// How long a bus may be away, or systemd from it, before that is an error.
 const BUS_PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +71,7 @@ pub struct Units {
     address: Option<String>,
     /// Replaced when the bus has closed it.
     live: Mutex<Option<Arc<Bus>>>,
+    questions: Semaphore,
 }
 
 /// A unit that is running.
@@ -125,16 +130,19 @@ impl Units {
         }
         let units = Self::at(None);
         let pid = std::process::id();
-        let is_main = units.ask("this process", async |bus: &Bus| bus.is_main_of_service(pid).await).await?;
+        let is_main =
+            units.ask("this process", |bus| async move { bus.is_main_of_service(pid).await }).await?;
         Ok(is_main.then_some(units))
     }
 
-    /// The systemd behind a bus, whoever asks; None is the system's bus. Connects when it is first needed.
+    /// The systemd behind a bus, whoever asks; None is the system's bus. Connects with the first question, whose tokio
+    /// runtime then carries the connection: it has to outlive all questions.
     pub fn at(address: Option<String>) -> Self {
-        Self { address, live: Mutex::new(None) }
+        Self { address, live: Mutex::new(None), questions: Semaphore::new(QUESTIONS_MAX) }
     }
 
-    /// Starts a unit. `stdin` becomes its standard input.
+    /// Starts a unit. `stdin` becomes its standard input. systemd keeps it open as long as the unit is there: who is at the
+    /// other end finds its end when the unit is over, not when it is closed in there.
     ///
     /// # Errors
     ///
@@ -145,8 +153,10 @@ impl Units {
         let bus = self.bus().await?;
         // Heard before it is asked for: the job may be over before the answer is here.
         let removed = bus.removed_jobs();
+        let question = self.questions.acquire().await;
         let job = bus.start(plan, &stdin).await.map_err(|error| in_words(name, &error))?;
-        // systemd has a copy. As long as there is one here, the keeper finds no end of it.
+        drop(question);
+        // systemd has it now.
         drop(stdin);
         let result = self.finished(name, &job, removed).await?;
         if result.as_deref().is_none_or(|result| result == "done")
@@ -176,7 +186,7 @@ impl Units {
         let Some(first) = self.find(name).await? else { return Ok(false) };
         let ended = timeout(END_PATIENCE, async {
             let removed = self.bus().await?.removed_jobs();
-            let killed = async |bus: &Bus| {
+            let killed = |bus: Arc<Bus>| async move {
                 bus.kill(name).await?;
                 bus.stop(name).await
             };
@@ -201,12 +211,12 @@ impl Units {
 
     /// What systemd knows of a unit; None if it knows none of this name.
     pub async fn find(&self, name: &str) -> io::Result<Option<UnitState>> {
-        self.ask(name, async |bus: &Bus| bus.state(name).await).await
+        self.ask(name, |bus| async move { bus.state(name).await }).await
     }
 
     /// The names of all units of programs that systemd knows, whichever daemon started them.
     pub async fn list(&self) -> io::Result<Vec<String>> {
-        self.ask("units", async |bus: &Bus| bus.list(PREFIX).await).await
+        self.ask("units", |bus| async move { bus.list(PREFIX).await }).await
     }
 
     /// Waits until a job is over; its result, or None if nobody said it.
@@ -223,17 +233,24 @@ impl Units {
                 Ok(Err(RecvError::Closed)) => removed = self.bus().await?.removed_jobs(),
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
             }
-            if !self.ask(name, async |bus: &Bus| bus.has_job(name).await).await? {
+            if !self.ask(name, |bus| async move { bus.has_job(name).await }).await? {
                 return Ok(None);
             }
         }
     }
 
     /// Asks what may be asked twice, and asks it again if the bus goes away meanwhile.
-    async fn ask<T>(&self, name: &str, what: impl AsyncFn(&Bus) -> zbus::Result<T>) -> io::Result<T> {
+    async fn ask<T, Answer>(&self, name: &str, what: impl Fn(Arc<Bus>) -> Answer) -> io::Result<T>
+    where
+        Answer: Future<Output = zbus::Result<T>>,
+    {
         let since = Instant::now();
         loop {
-            match what(&*self.bus().await?).await {
+            let bus = self.bus().await?;
+            let question = self.questions.acquire().await;
+            let answer = what(bus).await;
+            drop(question);
+            match answer {
                 Err(error) if is_bus_away(&error) && since.elapsed() < BUS_PATIENCE => sleep(PAUSE).await,
                 answer => return answer.map_err(|error| in_words(name, &error)),
             }
@@ -242,11 +259,12 @@ impl Units {
 
     /// The connection; a new one, and that as soon as systemd is on the bus, if there was none or it is closed.
     async fn bus(&self) -> io::Result<Arc<Bus>> {
+        // Before its turn: those who wait behind each other for a bus that stays away are not patient one by one.
+        let since = Instant::now();
         let mut live = self.live.lock().await;
         if let Some(bus) = live.as_ref().filter(|bus| !bus.is_closed()) {
             return Ok(Arc::clone(bus));
         }
-        let since = Instant::now();
         loop {
             match Bus::connect(self.address.as_deref()).await {
                 Ok(bus) => return Ok(Arc::clone(live.insert(Arc::new(bus)))),

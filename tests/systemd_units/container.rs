@@ -78,6 +78,11 @@ impl Container {
         String::from_utf8_lossy(&output.stdout).trim().parse().expect("a count")
     }
 
+    /// Where [`Self::runs_inside`] puts this file's binary for a test.
+    pub fn test_binary(test: &str) -> String {
+        format!("/opt/{}", test.replace("::", "-"))
+    }
+
     /// Runs one of the ignored tests of this file as the main process of a service in the container.
     pub fn runs_inside(&self, test: &str, properties: &[&str]) {
         let dir = tempfile::tempdir().unwrap();
@@ -85,10 +90,11 @@ impl Container {
         let own = std::env::current_exe().unwrap();
         let stripped = Command::new("strip").arg("-o").arg(&small).arg(own).status().unwrap();
         assert!(stripped.success());
-        self.push(&small, "/opt/actiond-test", "0755");
+        let there = Self::test_binary(test);
+        self.push(&small, &there, "0755");
         let mut words = vec!["run", "systemd-run", "--quiet", "--wait", "--pipe", "--collect"];
         words.extend_from_slice(properties);
-        words.extend(["/opt/actiond-test", "--ignored", "--exact", "--nocapture", test]);
+        words.extend([there.as_str(), "--ignored", "--exact", "--nocapture", test]);
         let output = self.command(&words).output().unwrap();
         assert!(output.status.success(), "{test} inside: {}", said(&output));
         assert!(said(&output).contains("1 passed"), "{test} inside: {}", said(&output));

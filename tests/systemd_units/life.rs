@@ -1,6 +1,6 @@
 //! Units from their start to their end, whatever is in them.
 
-use std::io::ErrorKind::AlreadyExists;
+use std::io::ErrorKind::{AlreadyExists, WouldBlock};
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -176,5 +176,21 @@ fn its_cgroup_is_its_own_to_divide() {
         assert_eq!(line(&mut socket), "alone");
         assert_eq!(container.processes("^sleep 98771"), 0);
         assert!(units.end(&plan.name).await.unwrap());
+    });
+}
+
+#[test]
+fn standard_input_ends_with_the_unit_and_not_when_it_is_closed_in_there() {
+    let container = Container::start();
+    wait(async {
+        let units = container.units();
+        let plan = plan(25, "exec 0< /dev/null; exec sleep 98796");
+        let (mut socket, _) = start(&units, &plan).await;
+        until("the close", || container.processes("^sleep 98796") == 1);
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.read(&mut [0]).unwrap_err().kind(), WouldBlock);
+        socket.set_nonblocking(false).unwrap();
+        assert!(units.end(&plan.name).await.unwrap());
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0);
     });
 }

@@ -87,16 +87,11 @@ fn only_the_main_process_of_a_service_needs_units() {
     let container = Container::start();
     container.runs_inside("rights::inside_a_service", &[]);
     // Not its child, and not a process in no service.
-    container.run(&[
-        "systemd-run",
-        "--quiet",
-        "--wait",
-        "--collect",
-        "sh",
-        "-c",
-        "/opt/actiond-test --ignored --exact rights::inside_no_service; exit $?",
-    ]);
-    container.run(&["/opt/actiond-test", "--ignored", "--exact", "rights::inside_no_service"]);
+    let test = Container::test_binary("rights::inside_a_service");
+    let words = [test.as_str(), "--ignored", "--exact", "rights::inside_no_service"];
+    let as_child = format!("{}; exit $?", words.join(" "));
+    container.run(&["systemd-run", "--quiet", "--wait", "--collect", "sh", "-c", &as_child]);
+    container.run(&words);
     wait(async { assert!(Units::of_this_service().await.unwrap().is_none(), "a test is no service") });
 }
 

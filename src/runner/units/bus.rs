@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use zbus::connection::Builder;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
@@ -78,6 +80,14 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) async fn connect(address: Option<&str>) -> zbus::Result<Self> {
+        // zbus has no limit of its own for the first words with a bus.
+        timeout(ANSWER_TIMEOUT, Self::connect_at_last(address)).await.unwrap_or_else(|_| {
+            let told = io::Error::new(io::ErrorKind::TimedOut, "the bus does not answer");
+            Err(zbus::Error::InputOutput(Arc::new(told)))
+        })
+    }
+
+    async fn connect_at_last(address: Option<&str>) -> zbus::Result<Self> {
         let builder = match address {
             Some(address) => Builder::address(address)?,
             None => Builder::system()?,
