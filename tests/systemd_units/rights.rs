@@ -37,6 +37,23 @@ fn unprivileged_daemon_has_its_own_units_and_no_others() {
     container.push(&rule, "/etc/polkit-1/rules.d/50-actiond.rules", "0644");
     container.run(&["systemctl", "restart", "polkit"]);
     container.runs_inside("rights::inside_with_the_rule", &as_user);
+    let sandbox: Vec<String> = sandbox_of_the_daemon();
+    container
+        .runs_inside("rights::inside_with_the_rule", &sandbox.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// What the shipped service takes away from the daemon, for systemd-run.
+fn sandbox_of_the_daemon() -> Vec<String> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/actiond.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let service = unit.split("[Service]").nth(1).unwrap().split("[Install]").next().unwrap();
+    let ours = ["Type", "NotifyAccess", "Exec", "Restart", "Timeout", "Watchdog", "State", "Runtime"];
+    service
+        .lines()
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase()))
+        .filter(|line| !ours.iter().any(|key| line.starts_with(key)))
+        .map(|line| format!("--property={line}"))
+        .collect()
 }
 
 #[test]
