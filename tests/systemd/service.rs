@@ -77,6 +77,20 @@ fn program_of_the_daemon_runs_under_its_unit_and_reload_is_done_when_it_returns(
 }
 
 #[test]
+fn daemon_may_reboot_the_host() {
+    let host = installed();
+    host.write("/usr/local/bin/quick", "#!/bin/sh\nread -r action\nexec systemctl reboot\n");
+    host.write("/root/table", QUICK);
+    host.run("chmod 755 /usr/local/bin/quick; cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
+    let boot = host.container(&["boot-id"]);
+    let id = host.submit("quick", 1);
+    host.container(&["wait-reboot", boot.trim()]);
+    host.until("systemctl is-active --quiet actiond.service");
+    let action = host.finished(id);
+    assert_eq!((&action["state"], &action["attempt"]), (&"succeeded".into(), &1.into()), "{action}");
+}
+
+#[test]
 fn hung_daemon_is_killed_by_the_watchdog_and_started_again() {
     let host = installed();
     host.run("mkdir -p /run/systemd/system/actiond.service.d");
