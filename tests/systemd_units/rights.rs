@@ -19,11 +19,15 @@ fn user_without_rights_starts_programs_as_another() {
     let container = Container::start();
     wait(async {
         let units = container.units();
-        let mut plan = plan(24, "setpriv --reuid 65533 --regid 65533 --clear-groups id -u >&0; read -r line");
+        let script = "
+            setpriv --reuid 65533 --regid 65533 --clear-groups --ambient-caps=-all --inh-caps=-all \\
+                sh -c 'echo $(id -u) $(grep CapPrm /proc/self/status) >&0'
+            read -r line";
+        let mut plan = plan(24, script);
         plan.user = Some((65_534, 65_534));
         plan.switches_user = true;
         let (mut socket, _) = start(&units, &plan).await;
-        assert_eq!(line(&mut socket), "65533");
+        assert_eq!(line(&mut socket), "65533 CapPrm: 0000000000000000");
         assert!(units.end(&plan.name).await.unwrap());
     });
 }

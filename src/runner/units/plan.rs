@@ -33,7 +33,9 @@ pub struct UnitPlan {
     pub settings: UnitSettings,
     /// Uid and gid that it runs as; None is root.
     pub user: Option<(u32, u32)>,
-    /// Whether it starts its program as another user, which takes capabilities if it is not root.
+    /// Whether it starts its program as another user, which takes capabilities if it is not root. They outlive the change from
+    /// one user to another where neither is root (capabilities(7)): who starts the program has to clear the ambient and
+    /// inheritable sets before it executes it, or the program can become root.
     pub switches_user: bool,
     /// What it must be able to write whatever the settings take away. Each must exist.
     pub write_paths: Vec<PathBuf>,
