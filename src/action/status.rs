@@ -82,9 +82,10 @@ pub struct Progress {
 /// The right of one run of the daemon to carry out one attempt; durable before any effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Which start of the daemon claimed it: counts up by one with each start.
+    /// Which start of the daemon claimed it, or heard it ask for a reboot: counts up by one with each start.
     pub incarnation: u64,
-    /// The kernel's boot id at the claim (`/proc/sys/kernel/random/boot_id`, random(4)).
+    /// Which boot it was claimed on: the kernel's boot id (`/proc/sys/kernel/random/boot_id`, random(4)), and in a container
+    /// what tells its boots apart.
     pub boot_id: String,
     pub began_at: Timestamp,
     /// Larger than that of every earlier claim of this store, whatever its resource: see [`Claim::fence`].
