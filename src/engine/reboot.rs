@@ -10,7 +10,8 @@
 //! # Guarantees
 //!
 //! - Asked for only when the action's new state is durable: after the boot it goes on, and never asks again for the same
-//!   reboot. A daemon that dies in between finds the action on the same boot id and asks once more.
+//!   reboot. A daemon that dies in between finds the action on the same boot id and asks once more; but not for ever, since a
+//!   host whose boot id cannot be told from its last one would be rebooted for ever.
 //! - Not asked for by a daemon that stops: its next start does that.
 //!
 //! [`Reboot`] decides, without side effects; `Core` carries it out through a [`Host`]. Called by `engine::core` in each turn.
@@ -103,7 +104,7 @@ impl Reboot {
         self.waiting.iter().filter(|(_, deadline)| over(deadline)).map(|(id, _)| *id).collect()
     }
 
-    fn next(&self, now: Timestamp, running: usize, wait_ms: u64) -> Next {
+    fn next(&self, now: Timestamp, running: u32, wait_ms: u64) -> Next {
         match &self.stage {
             Stage::Waits { since } if running == 0 || now.ms_since(*since) >= wait_ms => Next::Ask,
             Stage::Asked { failed: Some((at, said)), .. } if now.ms_since(*at) >= FAILED_MS => {
@@ -141,8 +142,11 @@ impl Reboot {
                 let left = ago(wait_ms.saturating_sub(now.ms_since(*since)));
                 let listed: Vec<String> = running.iter().take(10).map(ToString::to_string).collect();
                 let more = if running.len() > listed.len() { ", ..." } else { "" };
-                let listed = listed.join(", ");
-                format!("it is asked for when what runs has ended (action {listed}{more}), or in {left}")
+                let listed = match listed.join(", ") {
+                    none if none.is_empty() => none,
+                    listed => format!(" (action {listed}{more})"),
+                };
+                format!("it is asked for when what runs has ended{listed}, or in {left}")
             }
             Stage::Asked { since, failed: None } => {
                 format!("it was asked for {} ago", ago(now.ms_since(*since)))
@@ -183,6 +187,7 @@ impl Core {
         let reason = format!(
             "asked for reboot {count} of {REBOOTS_MAX} of the host, which comes when what runs has ended: {message}"
         );
+        let incarnation = self.incarnation;
         self.step(now, Input::Reboot(action.id));
         self.reboot.wanted(now, action.id, action.body.deadline);
         // Its claim stays: by the boot in it the next start knows whether the host has rebooted.
@@ -191,6 +196,8 @@ impl Core {
             status.reason = excerpt(&reason);
             if let Some(claim) = &mut status.claim {
                 claim.program = None;
+                // From here on the starts of the daemon are counted: see `recovery`.
+                claim.incarnation = incarnation;
             }
         })?;
         Ok(())
@@ -209,7 +216,7 @@ impl Core {
         }
         // The next start asks, if that is on the same boot.
         if !self.scheduler.is_draining() {
-            match self.reboot.next(now, self.live.len(), self.settings.reboot_wait_ms) {
+            match self.reboot.next(now, self.scheduler.running(), self.settings.reboot_wait_ms) {
                 Next::Nothing => {}
                 Next::Ask => {
                     self.reboot.asked(now);
@@ -226,7 +233,7 @@ impl Core {
     /// Once the turn is durable.
     fn ask_for_reboot(&mut self) {
         let (host, inbox) = (std::sync::Arc::clone(&self.host), self.inbox.clone());
-        let (runtime, running) = (self.runtime.clone(), self.live.len());
+        let (runtime, running) = (self.runtime.clone(), self.scheduler.running());
         self.after.push(After::Do(Box::new(move || {
             crash_point("reboot_recorded");
             tracing::warn!(running, "rebooting the host, as an action has asked");

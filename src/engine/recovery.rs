@@ -15,6 +15,9 @@ use crate::store::StoreError;
 /// Deaths of the daemon by one action after which it is held whatever its policy.
 const DEATHS_MAX: u32 = 3;
 
+/// Starts on the same boot after which a reboot that an action has asked for is not asked for any more.
+const STARTS_MAX: u64 = 3;
+
 pub(super) const NO_HANDLER: &str = "interrupted, and no handler is configured for it any more";
 
 /// An attempt whose in-process handler took the daemon down (panic or fatal signal), as the daemon's last
@@ -53,6 +56,8 @@ pub(super) struct Facts<'a> {
     pub survivor: Option<&'a str>,
     /// The host has booted since the claim.
     pub rebooted: bool,
+    /// Starts of the daemon since the claim, or since the attempt asked for a reboot.
+    pub starts: u64,
     pub deadline_over: bool,
     pub has_handler: bool,
 }
@@ -72,6 +77,13 @@ pub(super) fn decide(facts: Facts<'_>) -> Decision {
     match facts.state {
         State::Cancelling => return Decision::CancelDone,
         State::Rebooting if facts.rebooted => return Decision::Rebooted,
+        State::Rebooting if facts.starts >= STARTS_MAX => {
+            return Decision::Hold(format!(
+                "asked for a reboot of the host; the daemon has started {} times since, on the same boot each time; look \
+                 why, then resume it to run it again, or resolve or cancel it",
+                facts.starts
+            ));
+        }
         State::Rebooting => return Decision::Wait,
         _ => {}
     }
@@ -187,6 +199,7 @@ impl Core {
             deaths: action.status.deaths,
             survivor: survivors.get(&action.id).map(String::as_str),
             rebooted: claim.is_some_and(|claim| claim.boot_id != self.boot_id),
+            starts: claim.map_or(0, |claim| self.incarnation.saturating_sub(claim.incarnation)),
             deadline_over: action.body.deadline.is_some_and(|deadline| deadline <= now),
             has_handler: self.registry.find(&action.body.action, &action.body.resource_type).is_some(),
         }
@@ -225,6 +238,7 @@ mod tests {
         deaths: 0,
         survivor: None,
         rebooted: false,
+        starts: 1,
         deadline_over: false,
         has_handler: true,
     };
@@ -257,7 +271,13 @@ mod tests {
     fn cancelled_attempt_is_done_with_and_a_reboot_is_awaited() {
         assert_eq!(words(Facts { state: State::Cancelling, deaths: 3, ..FACTS }), ["cancelled"; 5]);
         assert_eq!(words(Facts { state: State::Rebooting, ..FACTS }), ["rebooting"; 5]);
-        assert_eq!(words(Facts { state: State::Rebooting, rebooted: true, ..FACTS }), ["rebooted"; 5]);
+        assert_eq!(
+            words(Facts { state: State::Rebooting, rebooted: true, starts: 9, ..FACTS }),
+            ["rebooted"; 5]
+        );
+        assert_eq!(words(Facts { state: State::Rebooting, starts: 2, ..FACTS }), ["rebooting"; 5]);
+        assert_eq!(words(Facts { state: State::Rebooting, starts: 3, ..FACTS }), ["held"; 5]);
+        assert_eq!(words(Facts { starts: 9, ..FACTS }), words(FACTS), "of a reboot only");
     }
 
     #[test]

@@ -113,6 +113,18 @@ async fn host_is_rebooted_when_nothing_runs_and_nothing_begins_before() {
     assert_eq!(later.explain(waits).await.unwrap().causes[0].code, "reboot_due");
     stop(&later).await;
     stop(&engine).await;
+
+    // If that goes on, the boots may just not be told apart: the host is not rebooted for ever.
+    let host = FakeHost::new(Ok(()));
+    let third = open_beside(after.path(), &host);
+    host.was_asked(1).await;
+    stop(&third).await;
+    let last = open_beside(after.path(), &host);
+    let held = reaches(&last, asks, State::Held).await.status;
+    assert!(held.reason.contains("started 3 times since, on the same boot"), "{}", held.reason);
+    reaches(&last, waits, State::Succeeded).await;
+    assert_eq!(host.asked.load(Ordering::SeqCst), 1);
+    stop(&last).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
