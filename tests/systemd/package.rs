@@ -10,8 +10,13 @@ program = ["/usr/local/bin/work"]
 recovery = "hold"
 "#;
 
-/// Goes on until it is told to end, or for 10 s.
-const WORK: &str = "#!/bin/sh\nread -r action\necho began >> /tmp/work\nfor i in $(seq 100); do [ -e /tmp/enough ] && break; sleep 0.1; done\necho ended >> /tmp/work\n";
+/// Goes on until it is told that it is enough, or for 10 s.
+const WORK: &str = "#!/bin/sh
+read -r action
+echo began
+for tenth in $(seq 100); do [ -e /run/actiond/enough ] && break; sleep 0.1; done
+echo ended
+";
 
 #[test]
 fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
@@ -34,7 +39,7 @@ fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     let daemon = host.property("actiond.service", "MainPID");
     let polls = ["fresh", "submit"].map(|way| host.poll(way));
     let running = host.submit("work", 1);
-    host.until("ls /var/lib/actiond/attempts/* > /dev/null");
+    host.until(&format!("actiond logs {running} | grep -q began"));
     host.install(&package(false));
     host.until("systemctl is-active --quiet actiond.service");
     for poll in polls {
@@ -42,8 +47,11 @@ fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     }
     assert_ne!(host.property("actiond.service", "MainPID"), daemon, "the new daemon runs");
     assert_eq!(host.property("actiond.socket", "ActiveEnterTimestampMonotonic"), sockets);
+    host.run("touch /run/actiond/enough");
     let action = host.finished(running);
     assert_eq!((&action["state"], &action["attempt"]), (&"succeeded".into(), &1.into()), "{action}");
+    let log = host.run(&format!("actiond logs {running} | cut -d ' ' -f 2"));
+    assert_eq!(log, "began\nended\n");
     assert_eq!(host.ask(&format!("/v1/actions/{id}"))["state"], "succeeded");
 
     // It comes up with the host.
