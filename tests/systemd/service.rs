@@ -122,7 +122,7 @@ fn log_goes_to_the_journal_with_fields() {
 }
 
 #[test]
-fn damaged_store_is_not_started_again_and_the_sockets_say_so() {
+fn damaged_store_is_not_started_again() {
     let host = installed();
     host.submit("noop", 1);
     host.run("systemctl stop actiond.socket; echo damaged > /var/lib/actiond/identity");
