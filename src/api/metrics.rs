@@ -92,7 +92,8 @@ impl Collector for Counts {
 
 impl Counts {
     fn engine(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let EngineStatus { incarnation, draining, by_state: _, accepted, recovered, queues } = &self.engine;
+        let EngineStatus { incarnation, draining, reboot_due, by_state: _, accepted, recovered, queues } =
+            &self.engine;
         sheet.gauges(
             "build_info",
             "The release that runs",
@@ -100,6 +101,11 @@ impl Counts {
         )?;
         sheet.gauge("incarnation", "Starts of the daemon on this store", *incarnation)?;
         sheet.gauge("draining", "1 while the daemon stops", u64::from(*draining))?;
+        sheet.gauge(
+            "reboot_due",
+            "1 while nothing is started because the host will reboot",
+            u64::from(*reboot_due),
+        )?;
         sheet.counter("actions_accepted", "Actions accepted since the start", *accepted)?;
         sheet.counter("actions_recovered", "Interrupted attempts decided about at the start", *recovered)?;
         let (finished, unfinished): (Vec<_>, Vec<_>) =

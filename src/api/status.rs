@@ -56,11 +56,12 @@ pub(super) fn readyz(call: &Call<'_>) -> Result<Reply, Problem> {
 pub(super) fn status(call: &Call<'_>) -> Result<Reply, Problem> {
     let engine = call.api.engine.status();
     let states = states(&engine).map(|(state, count)| (state.as_str().to_owned(), count)).collect();
-    let EngineStatus { incarnation, draining, by_state: _, accepted, recovered, queues } = engine;
+    let EngineStatus { incarnation, draining, reboot_due, by_state: _, accepted, recovered, queues } = engine;
     let value = wire::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation,
         draining,
+        reboot_due,
         status_address: call.api.status_address.borrow().clone(),
         accepted,
         recovered,

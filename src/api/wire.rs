@@ -184,6 +184,9 @@ pub struct Status {
     pub version: String,
     pub incarnation: u64,
     pub draining: bool,
+    /// An action has asked for a reboot of the host, and nothing is started before.
+    #[serde(default)]
+    pub reboot_due: bool,
     /// Address of the status endpoint over TCP, with the port really bound.
     pub status_address: Option<String>,
     pub accepted: u64,

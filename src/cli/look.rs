@@ -138,6 +138,9 @@ pub async fn status(client: &Client, out: Out) -> Result<Exit, Failure> {
     if status.draining {
         rows.push(("draining", "it stops and takes no more actions".into()));
     }
+    if status.reboot_due {
+        rows.push(("reboot", "an action has asked for one, and nothing is started before".into()));
+    }
     if let Some(reason) = &store.rebuilding {
         rows.push(("rebuilding", escape(reason)));
     }

@@ -39,7 +39,11 @@ pub(super) fn line(status: &EngineStatus) -> String {
     let running: u64 = status.queues.iter().map(|queue| queue.running).sum();
     let paused = status.queues.iter().filter(|queue| queue.paused).count();
     let paused = if paused > 0 { format!("; paused queues: {paused}") } else { String::new() };
-    format!("{waiting} waiting, {running} running, {} accepted since the start{paused}", status.accepted)
+    let reboot = if status.reboot_due { "; a reboot of the host is due" } else { "" };
+    format!(
+        "{waiting} waiting, {running} running, {} accepted since the start{paused}{reboot}",
+        status.accepted
+    )
 }
 
 /// Pings the watchdog as long as the engine's thread answers; returns at once without a watchdog.

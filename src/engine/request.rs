@@ -166,6 +166,8 @@ pub struct Change {
 pub struct EngineStatus {
     pub incarnation: u64,
     pub draining: bool,
+    /// Nothing is started until the host has rebooted.
+    pub reboot_due: bool,
     /// Number of actions by state; index is `State as usize`; finished ones since the start only.
     pub by_state: [u64; 14],
     pub accepted: u64,

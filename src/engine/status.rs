@@ -36,6 +36,7 @@ impl Core {
         }
         status.incarnation = self.incarnation;
         status.draining = self.scheduler.is_draining();
+        status.reboot_due = self.reboot.is_due();
         status.by_state = self.by_state;
         status.accepted = self.accepted;
         status.recovered = self.recovered;

@@ -61,6 +61,8 @@ fn action_goes_on_after_each_reboot_and_uses_no_try() {
         let behind = daemon.accepted(&spec("restart", 1));
         let why = daemon.get(&format!("/v1/actions/{beside}/explain"));
         assert!(why.to_string().contains("reboot_due"), "{why}");
+        assert_eq!(daemon.get("/v1/status")["reboot_due"], true);
+        assert!(daemon.status_get("/").text().contains("asked for a reboot of the host"));
         daemon.kill9();
         daemon = boot(&home, u32::try_from(reboots).expect("few") + 1);
         if reboots == 2 {

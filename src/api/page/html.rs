@@ -83,6 +83,12 @@ impl View<'_> {
             "<p class=\"box {class}\">{word}. {running} running, {waiting} waiting, {held} held; the store is {}.",
             if self.store.rebuilding.is_some() { "being rebuilt" } else { "healthy" }
         );
+        if self.engine.reboot_due {
+            out.push_str(
+                "<p class=\"box warn\">An action has asked for a reboot of the host, and nothing is started before. \
+                 <code>actiond list --state rebooting</code>",
+            );
+        }
         if held > 0 {
             let _ = write!(
                 out,
@@ -249,6 +255,7 @@ impl View<'_> {
             ("queue_paused", _) => "its queue is paused".into(),
             ("queue_full", _) => "its queue runs as many as it may".into(),
             ("running_limit", _) => "as many actions run in all as may".into(),
+            ("reboot_due", _) => "a reboot of the host is due".into(),
             ("draining", _) => "the daemon is stopping".into(),
             ("behind_in_queue", _) => "others are served before it".into(),
             (code, _) => code.replace('_', " "),
@@ -383,6 +390,7 @@ mod tests {
             length_max: 9,
         };
         let mut engine = EngineStatus { queues: vec![queue], ..EngineStatus::default() };
+        engine.reboot_due = true;
         engine.by_state[State::Held as usize] = 1;
         engine.by_state[State::Queued as usize] = 40;
         let mut found = Found::default();
