@@ -28,6 +28,21 @@ pub(crate) fn crash_point(name: &str) {
     }
 }
 
+/// What a keeper needs to pass the points of its own.
+#[cfg(feature = "crash-points")]
+pub(crate) fn environment() -> Vec<std::ffi::CString> {
+    let wanted = std::env::var("ACTIOND_CRASH_AT").ok();
+    wanted
+        .and_then(|name| std::ffi::CString::new(format!("ACTIOND_CRASH_AT={name}")).ok())
+        .into_iter()
+        .collect()
+}
+
+#[cfg(not(feature = "crash-points"))]
+pub(crate) fn environment() -> Vec<std::ffi::CString> {
+    Vec::new()
+}
+
 #[cfg(not(feature = "crash-points"))]
 #[inline]
 pub(crate) fn crash_point(_name: &str) {}

@@ -21,6 +21,8 @@ use actiond::action::{
 use actiond::handlers::exec::Exec;
 use actiond::handlers::registry::Surroundings;
 use actiond::handlers::{Attempt, BoxFuture, Handler as _, NotRecorded, Port, StopReason};
+use actiond::runner::adoption::Survey;
+use actiond::runner::backend::{Backend, Sessions};
 use actiond::runner::leftovers::{MARK, end_all, mark};
 use actiond::runner::logs::Logs;
 use tokio::sync::watch;
@@ -65,14 +67,17 @@ struct World {
     stop: watch::Sender<Option<StopReason>>,
     metadata: String,
     store: String,
-    /// With its gate and keeper, or started directly.
+    backend: Arc<dyn Backend>,
+    /// Under a keeper, or started directly.
     adopt: bool,
 }
 
 impl World {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("keepers")).unwrap();
         Self {
+            backend: Arc::new(Sessions::new(env!("CARGO_BIN_EXE_actiond").into())),
             logs: Logs::new(home.path().join("logs"), 64 << 10),
             store: format!("test-{}", home.path().file_name().unwrap().to_str().unwrap()),
             home,
@@ -91,8 +96,11 @@ impl World {
     fn exec(&self, own: &str) -> Exec {
         let around = Surroundings {
             attempts_dir: self.home.path().join("attempts"),
-            keeper: env!("CARGO_BIN_EXE_actiond").into(),
+            keepers_dir: self.home.path().join("keepers"),
+            backend: Arc::clone(&self.backend),
             kill_grace_ms: 300,
+            result_bytes_max: 64 << 10,
+            socket: "/run/actiond/actiond.sock".into(),
         };
         let own = format!("adopt = {}\n{own}", self.adopt);
         Exec::new(&own.parse().unwrap(), Some(Recovery::Rerun), &around).unwrap()
@@ -139,16 +147,20 @@ impl World {
         Action { id: ID, body: Arc::new(body), status }
     }
 
-    async fn run(&self, own: &str) -> Outcome {
-        let attempt = Attempt::new(
-            Arc::new(self.action()),
+    fn attempt(&self, action: Action) -> Attempt {
+        Attempt::new(
+            Arc::new(action),
             self.logs.writer(ID, 2),
             mark(&self.store, ID, 2),
             Arc::clone(&self.port) as Arc<dyn Port>,
             self.stop.subscribe(),
-        );
-        let outcome = tokio::time::timeout(BOUND, self.exec(own).run(&attempt)).await.expect("it ends");
-        // Without a gate there never is one.
+        )
+    }
+
+    async fn run(&self, own: &str) -> Outcome {
+        let (exec, attempt) = (self.exec(own), self.attempt(self.action()));
+        let outcome = tokio::time::timeout(BOUND, exec.run(&attempt)).await.expect("it ends");
+        exec.forget(ID, 2);
         let left = std::fs::read_dir(self.home.path().join("attempts")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "the attempt's directory is gone");
         assert_eq!(self.alive(), Vec::<u32>::new(), "nothing of the attempt is alive");
@@ -185,12 +197,19 @@ impl World {
 
     /// Runs a script and stops it when it has made the file `ready`.
     async fn stop_when_ready(&self, script: &str, reason: StopReason) -> Outcome {
+        tokio::join!(self.sh(script), self.stop_at_ready(reason)).0
+    }
+
+    /// The same, and nothing is asserted or removed afterwards.
+    async fn stop_when_ready_with(&self, script: &str, reason: StopReason) -> Outcome {
+        let (exec, attempt) = (self.exec(&sh(script)), self.attempt(self.action()));
+        tokio::join!(exec.run(&attempt), self.stop_at_ready(reason)).0
+    }
+
+    async fn stop_at_ready(&self, reason: StopReason) {
         let ready = self.home.path().join("ready");
-        let stop = async {
-            until(|| ready.exists()).await;
-            self.stop.send_replace(Some(reason));
-        };
-        tokio::join!(self.sh(script), stop).0
+        until(|| ready.exists()).await;
+        self.stop.send_replace(Some(reason));
     }
 }
 
@@ -319,8 +338,11 @@ async fn environment_descriptors_and_signals_are_those_of_the_contract() {
             pwd; ps -o sid= -p $$ | tr -d ' '; echo $$; echo $ACTIOND_ID $ACTIOND_ATTEMPT $OWN";
         world.run(&format!("{}\nenv = {{ OWN = \"1\" }}", sh(script))).await;
         let lines = world.lines("stdout");
-        let names = "ACTIOND_ATTEMPT ACTIOND_ID ACTIOND_MARK ACTIOND_REPORT LANG OWN PATH PWD ";
-        assert_eq!(lines[0].replace("SHLVL ", "").replace("_ ", ""), names.replace("_ ", ""));
+        let keeper = if world.adopt { "ACTIOND_KEEPER " } else { "" };
+        let names = format!(
+            "ACTIOND_ATTEMPT ACTIOND_FENCE ACTIOND_ID {keeper}ACTIOND_MARK ACTIOND_REPORT ACTIOND_SOCKET LANG OWN PATH PWD "
+        );
+        assert_eq!(lines[0].replace("SHLVL ", "").replace("_ ", ""), names);
         assert_eq!(lines[1], "0 1 2 3 4", "4 is the listing's own");
         let mask = |line: &str| u64::from_str_radix(line, 16).unwrap();
         assert_eq!(mask(&lines[2]), 0, "no signal is blocked");
@@ -328,9 +350,8 @@ async fn environment_descriptors_and_signals_are_those_of_the_contract() {
         assert_eq!(mask(&lines[3]) & !(3 << 31), 0, "no signal is ignored: {}", lines[3]);
         assert_eq!(lines[4], "/");
         assert_eq!(lines[5], lines[6], "it leads its own session");
-        let recorded: Vec<String> =
-            world.port.programs.lock().unwrap().iter().map(|program| program.pid.to_string()).collect();
-        assert_eq!(recorded, if world.adopt { vec![lines[6].clone()] } else { Vec::new() });
+        let recorded = world.port.programs.lock().unwrap().len();
+        assert_eq!(recorded, usize::from(world.adopt), "its keeper");
         assert_eq!(lines[7], "4711 2 1");
     }
 }
@@ -370,7 +391,11 @@ async fn what_a_program_leaves_behind_is_ended() {
         assert!(matches!(world.sh(script).await, Outcome::Succeeded { .. }));
         assert!(began.elapsed() < Duration::from_secs(10));
         assert_eq!(world.lines("stdout"), ["started"]);
-        assert!(world.lines("daemon")[0].contains("sleep"), "{:?}", world.lines("daemon"));
+        assert!(
+            world.lines("daemon")[0].contains("ending what it left: process"),
+            "{:?}",
+            world.lines("daemon")
+        );
     }
 }
 
@@ -381,14 +406,16 @@ async fn stop_ends_a_polite_program_and_a_deaf_one_with_all_descendants() {
     let polite = format!("trap 'echo bye; exit 0' TERM; touch {ready}; sleep 1000 & wait");
     assert!(matches!(world.stop_when_ready(&polite, StopReason::Cancel).await, Outcome::Cancelled { .. }));
     assert_eq!(world.lines("stdout"), ["bye"]);
-    for (reason, is_right) in [
+    for (adopt, reason, is_right) in [
         (
+            true,
             StopReason::TimeOut,
             (|outcome| matches!(outcome, Outcome::TimedOut { .. })) as fn(&Outcome) -> bool,
         ),
-        (StopReason::Shutdown, |outcome| matches!(outcome, Outcome::Interrupted)),
+        (true, StopReason::Cancel, |outcome| matches!(outcome, Outcome::Cancelled { .. })),
+        (false, StopReason::Shutdown, |outcome| matches!(outcome, Outcome::Interrupted)),
     ] {
-        let world = World::new();
+        let world = World { adopt, ..World::new() };
         let ready = world.path("ready");
         let deaf = format!(
             "trap '' TERM; (setsid sh -c 'setsid sleep 1000 & sleep 1000 & touch {ready}; wait' &) ; while :; do sleep 1000; done"
@@ -396,6 +423,87 @@ async fn stop_ends_a_polite_program_and_a_deaf_one_with_all_descendants() {
         let outcome = world.stop_when_ready(&deaf, reason).await;
         assert!(is_right(&outcome), "{outcome:?}");
     }
+}
+
+/// The action as another run of the daemon claimed it, with that keeper.
+fn claimed(world: &World, keeper: Program) -> Action {
+    let mut action = world.action();
+    let claim = Claim {
+        incarnation: 1,
+        fence: 1,
+        boot_id: "now".to_owned(),
+        began_at: Timestamp(0),
+        program: Some(keeper),
+    };
+    action.status.claim = Some(claim);
+    action
+}
+
+#[tokio::test]
+async fn attempt_is_left_running_and_taken_up_with_nothing_lost_or_doubled() {
+    let world = World::new();
+    let (go, ready) = (world.path("go"), world.path("ready"));
+    let script = format!(
+        r#"i=0; while [ $i -lt 300 ]; do i=$((i + 1)); echo "line $i"; echo "{{\"checkpoint\": {{\"n\": $i}}}}" >&3
+        [ $i != 100 ] || touch {ready}; [ $i -lt 100 ] || [ -e {go}.$((i / 100)) ] || while [ ! -e {go}.$((i / 100)) ]; do sleep 0.01; done
+        done; echo '{{"message": "done", "result": {{"n": 300}}}}' >&3"#
+    );
+    let left = world.stop_when_ready_with(&script, StopReason::Shutdown).await;
+    assert_eq!(left, Outcome::LeftRunning);
+    let keeper = world.port.programs.lock().unwrap()[0];
+    // While nobody follows.
+    std::fs::write(format!("{go}.1"), "").unwrap();
+    until(|| world.lines("stdout").len() >= 200).await;
+    world.stop.send_replace(None);
+    let exec = world.exec(&sh(&script));
+    let again = world.attempt(claimed(&world, keeper));
+    let go_on = async {
+        std::fs::write(format!("{go}.2"), "").unwrap();
+        std::fs::write(format!("{go}.3"), "").unwrap();
+    };
+    let (outcome, ()) = tokio::join!(exec.adopt(&again), go_on);
+    let result = Some(JsonText::from_checked(r#"{"n":300}"#));
+    let expected = Outcome::Succeeded { message: "done".to_owned(), result };
+    assert_eq!(outcome, expected);
+    let lines = world.lines("stdout");
+    assert_eq!(lines.len(), 300);
+    assert!(lines.iter().enumerate().all(|(at, line)| *line == format!("line {}", at + 1)));
+    assert_eq!(world.port.checkpoints.lock().unwrap().last().unwrap(), r#"{"n":300}"#);
+    // The outcome stands until somebody has recorded it.
+    assert_eq!(exec.adopt(&again).await, expected);
+    exec.forget(ID, 2);
+    assert_eq!(world.alive(), Vec::<u32>::new());
+    assert!(matches!(exec.adopt(&again).await, Outcome::Lost { .. }));
+}
+
+#[tokio::test]
+async fn keeper_is_found_without_its_socket_and_ends_all_when_it_is_told_to() {
+    let world = World::new();
+    let ready = world.path("ready");
+    let script = format!("echo one; touch {ready}; trap '' TERM; while :; do sleep 1000; done");
+    assert_eq!(world.stop_when_ready_with(&script, StopReason::Shutdown).await, Outcome::LeftRunning);
+    let keeper = world.port.programs.lock().unwrap()[0];
+    std::fs::remove_file(world.home.path().join("keepers/4711.2")).unwrap();
+    world.stop.send_replace(Some(StopReason::Cancel));
+    let (exec, again) = (world.exec(&sh(&script)), world.attempt(claimed(&world, keeper)));
+    let outcome = tokio::time::timeout(BOUND, exec.adopt(&again)).await.unwrap();
+    assert!(matches!(&outcome, Outcome::Lost { .. }), "{outcome:?}");
+    assert_eq!(world.alive(), Vec::<u32>::new());
+}
+
+#[tokio::test]
+async fn what_a_killed_keeper_leaves_is_ended() {
+    let world = World::new();
+    let ready = world.path("ready");
+    let script = format!("trap '' TERM; (setsid sleep 1000 &); touch {ready}; while :; do sleep 1000; done");
+    let kill = async {
+        until(|| Path::new(&ready).exists()).await;
+        let keeper = world.port.programs.lock().unwrap()[0];
+        let pid = rustix::process::Pid::from_raw(keeper.pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(world.sh(&script), kill);
+    assert_eq!(outcome, Outcome::Lost { message: "the keeper of sh was killed".to_owned() });
 }
 
 #[tokio::test]
@@ -443,10 +551,11 @@ async fn leftovers_of_a_killed_parent_are_ended_by_their_mark_alone() {
     until(|| world.alive().len() >= 5).await;
     parent.kill().unwrap();
     parent.wait().unwrap();
-    assert!(end_all("another-store", &[], 0).is_empty());
+    assert!(end_all("another-store", &Survey::default(), 0).is_empty());
     assert!(world.alive().len() >= 4, "another store's programs are not touched");
     let store = world.store.clone();
-    let survivors = tokio::task::spawn_blocking(move || end_all(&store, &[], 200)).await.unwrap();
+    let survivors =
+        tokio::task::spawn_blocking(move || end_all(&store, &Survey::default(), 200)).await.unwrap();
     assert!(survivors.is_empty(), "{survivors:?}");
     assert_eq!(world.alive(), Vec::<u32>::new());
 }

@@ -29,6 +29,12 @@ pub enum Outcome {
     },
     /// The attempt was stopped because the daemon stops; the recovery policy decides at the next start.
     Interrupted,
+    /// The daemon stops and the attempt goes on: the next start takes it up.
+    LeftRunning,
+    /// What carried the attempt was ended by somebody else, without a word how far it was: the recovery policy decides.
+    Lost {
+        message: String,
+    },
     /// Something of the attempt could not be ended. Held, with its locks, until a person decides.
     Unkillable {
         message: String,

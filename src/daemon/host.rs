@@ -4,6 +4,7 @@
 //! as it does when systemd begins to shut down. Only started from the threads of attempts: those of the main thread would be
 //! taken for orphans (`runner::orphans`).
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -70,7 +71,7 @@ async fn run(argv: &[String]) -> Result<(), String> {
         said.note(line);
     }
     let said = said.quoted().map(|said| format!(": {said}")).unwrap_or_default();
-    Err(format!("{line} ended with {}{said}", describe_end(output.status)))
+    Err(format!("{line} ended with {}{said}", describe_end(output.status.code(), output.status.signal())))
 }
 
 #[cfg(test)]

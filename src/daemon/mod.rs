@@ -27,18 +27,22 @@ mod settings;
 mod signals;
 mod state_dir;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use listenfd::ListenFd;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::action::ActionId;
 use crate::clock;
 use crate::config::Config;
 use crate::engine::{self, Started};
+use crate::handlers::exec::Exec;
 use crate::handlers::registry::Registry;
+use crate::runner::backend::{Backend, Sessions};
 use crate::runner::logs::Logs;
-use crate::runner::{leftovers, open_files};
+use crate::runner::{adoption, leftovers, open_files};
 
 use self::host::ThisHost;
 use self::last_words::LastWords;
@@ -138,8 +142,8 @@ fn start(
     let runtimes = Runtimes::start().map_err(|error| io(&error))?;
     // Never resolved to a path: in a child that has not executed anything yet this is the daemon's own binary,
     // also after an upgrade has replaced or removed the file.
-    let keeper = PathBuf::from("/proc/self/exe");
-    let around = settings::surroundings(&config, keeper);
+    let backend: Arc<dyn Backend> = Arc::new(Sessions::new(PathBuf::from("/proc/self/exe")));
+    let around = settings::surroundings(&config, Arc::clone(&backend));
     let registry = Registry::build(&settings::routes(&config), &around).map_err(|problems| {
         for problem in problems {
             tracing::error!(error = problem, "the configuration is wrong");
@@ -152,12 +156,13 @@ fn start(
     if let Some(death) = death {
         tracing::warn!(action_id = death.id.0, attempt = death.attempt, "an attempt took the daemon down");
     }
-    let Started { engine, store_id, programs, begin } = {
+    let Started { engine, store_id, boot_id, claimed, begin } = {
         let _in_runtime = runtimes.attempts.enter();
         engine::start(engine::Start {
             store: settings::store(&config),
             settings: settings::engine(&config),
             registry: Arc::new(registry),
+            adopter: Arc::new(Exec::only_adopting(&around)),
             logs: logs.clone(),
             runtime: runtimes.attempts.handle().clone(),
             faces: runtimes.faces.handle().clone(),
@@ -168,18 +173,23 @@ fn start(
         })
         .map_err(|error| Stopped::store(&error))?
     };
-    let survivors = leftovers::end_all(&store_id, &programs, config.shutdown.kill_grace_ms);
+    let survey = adoption::survey(&around.attempts_dir, &claimed, &boot_id);
+    let survivors = leftovers::end_all(&store_id, &survey, config.shutdown.kill_grace_ms);
     for (id, what) in &survivors {
         tracing::error!(action_id = id.0, what, "something of an interrupted attempt cannot be ended");
     }
-    state_dir::remove_stale_attempts(&around.attempts_dir, &survivors);
+    let claimed: HashSet<ActionId> = claimed.iter().map(|claimed| claimed.id).collect();
+    state_dir::remove_stale_attempts(&around.attempts_dir, &claimed);
 
     let doors = doors::open(&config, passed)
         .map_err(|error| Stopped::because(exit::UNAVAILABLE, "the daemon cannot be reached", &error))?;
+    // Beside the socket, whose directory is there by now.
+    let keepers = state_dir::prepare_keepers(&around.keepers_dir, &survey.adoptable);
+    keepers.map_err(|error| Stopped::because(exit::UNAVAILABLE, "keepers cannot be reached", &error))?;
     words.arm().map_err(|error| io(&error))?;
     let (thread, fatal) = {
         let _in_runtime = runtimes.attempts.enter();
-        begin.run(&survivors).map_err(|error| Stopped::store(&error))?
+        begin.run(&survey, &survivors).map_err(|error| Stopped::store(&error))?
     };
     // Recovery's decision is durable: those words have been heard.
     if let Err(error) = words.clear() {
@@ -187,6 +197,6 @@ fn start(
     }
     // The thread's end is told through `fatal`.
     drop(thread);
-    let running = Running { config, config_file, keeper: around.keeper, engine, logs, doors, fatal, signals };
+    let running = Running { config, config_file, backend, engine, logs, doors, fatal, signals };
     Ok((runtimes, running))
 }

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handlers::registry::Registry;
+use crate::runner::backend::Backend;
 use crate::runner::logs::Logs;
 use crate::runner::orphans;
 use crate::store::StoreError;
@@ -28,7 +29,7 @@ const REAP_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub config: Config,
     pub config_file: Option<PathBuf>,
-    pub keeper: PathBuf,
+    pub backend: Arc<dyn Backend>,
     pub engine: Engine,
     pub logs: Logs,
     pub doors: Doors,
@@ -77,7 +78,7 @@ impl Running {
                     Asked::Stop => break,
                     Asked::Reload => {
                         service::reloading();
-                        let reload = Reload { file: &self.config_file, keeper: &self.keeper, engine: &self.engine };
+                        let reload = Reload { file: &self.config_file, backend: &self.backend, engine: &self.engine };
                         if let Some(next) = reload.take_up(&self.config).await {
                             api_settings.send_replace(Arc::new(settings::api(&next)));
                             self.config = next;
@@ -140,7 +141,7 @@ pub(super) fn store_failed(failed: Result<StoreError, oneshot::error::RecvError>
 /// One reload: all or nothing.
 struct Reload<'a> {
     file: &'a Option<PathBuf>,
-    keeper: &'a PathBuf,
+    backend: &'a Arc<dyn Backend>,
     engine: &'a Engine,
 }
 
@@ -153,7 +154,7 @@ impl Reload<'_> {
         };
         let changed = settings::needing_restart(running, &new);
         let next = settings::reloadable(running, new);
-        let around = settings::surroundings(&next, self.keeper.clone());
+        let around = settings::surroundings(&next, Arc::clone(self.backend));
         let registry = match Registry::build(&settings::routes(&next), &around) {
             Ok(registry) => registry,
             Err(problems) => return refused(&problems),

@@ -4,11 +4,13 @@
 //! Pure. Called at the start and at each reload.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::api;
 use crate::config::Config;
 use crate::engine;
 use crate::handlers::registry::{Registry, RouteSettings, Surroundings};
+use crate::runner::backend::{Backend, Sessions};
 use crate::store;
 
 /// Where the logs of actions are.
@@ -88,7 +90,8 @@ pub(super) fn open_files_needed(config: &Config) -> u64 {
 
 /// What is wrong with the handlers' own settings, each with the line of its table.
 pub fn handler_problems(config: &Config) -> Vec<String> {
-    let around = surroundings(config, PathBuf::new());
+    // Nothing is started here.
+    let around = surroundings(config, Arc::new(Sessions::new(PathBuf::new())));
     let of_one = |(handler, route): (&crate::config::Handler, RouteSettings)| {
         // One by one: what two tables have to do with each other is judged with the file.
         let problems = Registry::build(&[route], &around).err().unwrap_or_default();
@@ -97,12 +100,17 @@ pub fn handler_problems(config: &Config) -> Vec<String> {
     config.handlers.iter().zip(routes(config)).flat_map(of_one).collect()
 }
 
-/// What handlers need; `keeper` is this very binary.
-pub(super) fn surroundings(config: &Config, keeper: PathBuf) -> Surroundings {
+/// What handlers need. The keepers' sockets lie beside the daemon's own, as programs of other users have to reach them.
+pub(super) fn surroundings(config: &Config, backend: Arc<dyn Backend>) -> Surroundings {
+    let mut keepers_dir = config.socket.path.clone().into_os_string();
+    keepers_dir.push(".keepers");
     Surroundings {
         attempts_dir: config.store.dir.join("attempts"),
-        keeper,
+        keepers_dir: keepers_dir.into(),
+        backend,
         kill_grace_ms: config.shutdown.kill_grace_ms,
+        result_bytes_max: size(config.limits.result_bytes_max),
+        socket: config.socket.path.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Also removes what ended attempts left in it. Called at a start, before and after the store is opened.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -42,20 +42,38 @@ pub(super) fn prepare(path: &Path) -> Result<(), StateDirError> {
     Ok(())
 }
 
-/// Removes the directories of attempts that are over. Only safe once all leftover programs have ended;
-/// those of `survivors` stay.
-pub(super) fn remove_stale_attempts(attempts_dir: &Path, survivors: &HashMap<ActionId, String>) {
-    let entries = match fs::read_dir(attempts_dir) {
+/// Removes the directories of attempts that are over. Those of `claimed` actions stay: what they say may be needed
+/// after the next crash too.
+pub(super) fn remove_stale_attempts(attempts_dir: &Path, claimed: &HashSet<ActionId>) {
+    remove_others(attempts_dir, claimed);
+}
+
+/// The directory of the keepers' sockets exists, and holds none of keepers that are gone.
+///
+/// Everybody may pass through: who may say what to a keeper depends on who he is.
+pub(super) fn prepare_keepers(
+    keepers_dir: &Path,
+    adoptable: &HashSet<ActionId>,
+) -> Result<(), StateDirError> {
+    let create = |source| StateDirError::Create { path: keepers_dir.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(keepers_dir).map_err(create)?;
+    remove_others(keepers_dir, adoptable);
+    Ok(())
+}
+
+/// Removes what does not belong to those actions.
+fn remove_others(dir: &Path, kept: &HashSet<ActionId>) {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => {
-            tracing::warn!(path = %attempts_dir.display(), %error, "cannot look for stale attempts");
+            tracing::warn!(path = %dir.display(), %error, "cannot look for stale attempts");
             return;
         }
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if leading_id(&name.to_string_lossy()).is_some_and(|id| survivors.contains_key(&id)) {
+        if leading_id(&name.to_string_lossy()).is_some_and(|id| kept.contains(&id)) {
             continue;
         }
         let path = entry.path();
@@ -98,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_attempts_go_and_those_of_survivors_stay() {
+    fn stale_attempts_go_and_those_that_are_claimed_stay() {
         let home = tempfile::tempdir().unwrap();
         for name in ["7-1", "70-1", "8"] {
             fs::create_dir(home.path().join(name)).unwrap();
@@ -106,11 +124,11 @@ mod tests {
         }
         let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), home.path().join("9-1")).unwrap();
-        let survivors = HashMap::from([(ActionId(7), "pid 12".to_owned())]);
-        remove_stale_attempts(home.path(), &survivors);
+        let claimed = HashSet::from([ActionId(7)]);
+        remove_stale_attempts(home.path(), &claimed);
         let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["7-1"]);
         assert!(outside.path().exists());
-        remove_stale_attempts(&home.path().join("none"), &survivors);
+        remove_stale_attempts(&home.path().join("none"), &claimed);
     }
 }

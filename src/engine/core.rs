@@ -52,6 +52,9 @@ pub(super) struct Live {
     /// Of its action: what ends an attempt needs it again.
     pub body: Arc<Body>,
     pub stop: watch::Sender<Option<StopReason>>,
+    pub handler: Arc<dyn Handler>,
+    /// It goes on when the daemon stops.
+    pub outlives: bool,
 }
 
 /// What is done once the turn is durable.
@@ -59,6 +62,8 @@ pub(super) enum After {
     /// Whatever must not be late, done by the engine's thread itself.
     Do(Box<dyn FnOnce() + Send>),
     Start(Arc<Action>, Arc<dyn Handler>),
+    /// An attempt that an earlier run left.
+    Adopt(Arc<Action>, Arc<dyn Handler>),
     Probe(Arc<Action>, Arc<dyn Handler>),
     Changed(Change),
 }
@@ -67,6 +72,7 @@ pub(super) struct Core {
     pub store: Store,
     pub scheduler: Scheduler,
     pub registry: Arc<Registry>,
+    pub adopter: Arc<dyn Handler>,
     pub settings: Settings,
     pub queue_names: Vec<String>,
     pub next_id: ActionId,
@@ -186,6 +192,9 @@ impl Core {
             Request::Drain { reply } => {
                 self.step(now, Input::Drain);
                 self.shared.draining.send_replace(true);
+                for live in self.live.values().filter(|live| live.outlives) {
+                    worker::stop(&live.stop, StopReason::Shutdown);
+                }
                 self.drained.push(reply);
             }
             Request::StopAttempts => {
@@ -261,7 +270,8 @@ impl Core {
         for effect in std::mem::take(&mut self.after) {
             match effect {
                 After::Do(effect) => effect(),
-                After::Start(action, handler) => worker::spawn(self, &action, handler),
+                After::Start(action, handler) => worker::spawn(self, &action, handler, false),
+                After::Adopt(action, handler) => worker::spawn(self, &action, handler, true),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
             }

@@ -6,7 +6,7 @@
 //! `recovery` end actions through it.
 
 use super::commands::cancelled_text;
-use super::core::{After, Core};
+use super::core::{After, Core, Live};
 use super::recovery::{Decision, by_policy};
 use super::request::Said;
 use super::scheduler::Input;
@@ -21,6 +21,8 @@ use crate::store::StoreError;
 
 /// Longest `reason` and longest message of a past attempt, in bytes.
 const EXCERPT_BYTES: usize = 1_024;
+/// Interruptions in a row after which an attempt whose keeper is ended once more is not repeated.
+const LOST_MAX: usize = 5;
 /// Longest `finished_message`, in bytes.
 const MESSAGE_BYTES: usize = 16 * 1_024;
 
@@ -72,7 +74,19 @@ pub(super) fn what_follows(
             Decision::Requeue if !stopping => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
             decision => Next::Interrupted(decision),
         },
+        Outcome::Lost { .. } if lost_in_a_row(&action.status) >= LOST_MAX => Next::Fail,
+        Outcome::Lost { .. } => match by_policy(action.body.recovery) {
+            Decision::Requeue if over => Next::Interrupted(Decision::TimeOut),
+            decision => Next::Interrupted(decision),
+        },
+        // Not an end at all: never asked about.
+        Outcome::LeftRunning => Next::Interrupted(Decision::Wait),
     }
+}
+
+/// How many attempts in a row ended by an interruption: what ends a keeper again and again is not bad luck.
+fn lost_in_a_row(status: &Status) -> usize {
+    status.attempts.iter().rev().take_while(|attempt| attempt.end == AttemptEnd::Interrupted).count()
 }
 
 /// When the next try begins, if one is left and can begin before the deadline.
@@ -99,8 +113,12 @@ impl Core {
         });
         match said {
             Said::Ended(outcome) => {
-                if self.live.get(&id).is_some_and(|live| live.attempt == attempt) {
-                    self.live.remove(&id);
+                let is_current = self.live.get(&id).is_some_and(|live| live.attempt == attempt);
+                let live = if is_current { self.live.remove(&id) } else { None };
+                if outcome == Outcome::LeftRunning {
+                    return Ok(());
+                }
+                if is_current {
                     unpoison(self.shared.progress.lock()).remove(&id);
                 }
                 let Some(action) = owner else {
@@ -109,6 +127,7 @@ impl Core {
                 };
                 self.ended(now, action, outcome)?;
                 crash_point("outcome_staged");
+                self.forget(now, id, live)?;
             }
             Said::Program(program, reply) => {
                 let noted = match owner {
@@ -149,6 +168,19 @@ impl Core {
                 self.then(move || _ = reply.send(noted));
             }
         }
+        Ok(())
+    }
+
+    /// Lets the handler remove what it needed to find out how the attempt ended, unless that is still to be found out.
+    fn forget(&mut self, now: Timestamp, id: ActionId, live: Option<Live>) -> Result<(), StoreError> {
+        let Some(live) = live.filter(|live| live.outlives) else { return Ok(()) };
+        if self.unfinished(now, id)?.is_some_and(|action| action.status.claim.is_some()) {
+            return Ok(());
+        }
+        let runtime = self.runtime.clone();
+        self.then(move || {
+            runtime.spawn_blocking(move || live.handler.forget(id, live.attempt));
+        });
         Ok(())
     }
 
@@ -314,7 +346,10 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
             }
             (AttemptEnd::Interrupted, or(message, "it did not say why"), None)
         }
-        Outcome::Interrupted => (AttemptEnd::Interrupted, "interrupted".to_owned(), None),
+        Outcome::Interrupted | Outcome::LeftRunning => {
+            (AttemptEnd::Interrupted, "interrupted".to_owned(), None)
+        }
+        Outcome::Lost { message } => (AttemptEnd::Interrupted, or(message, "its keeper was killed"), None),
         Outcome::Unkillable { message } => {
             (AttemptEnd::Interrupted, or(message, "its handler does not say what"), None)
         }

@@ -1,5 +1,6 @@
 //! Decides about attempts that an earlier run of the daemon left unfinished.
 //!
+//! What runs on under a keeper, or ended under one, is adopted. For the rest, which were interrupted:
 //! [`decide`] is the whole policy, without side effects; `Core` gathers what it needs to know, carries out
 //! the answer and reports. An interruption never uses up a try. The same policy ([`by_policy`]) holds for
 //! attempts that are stopped because the daemon stops (`outcome`). Called by `engine::start` before
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::core::Core;
 use super::outcome::end_attempt;
 use crate::action::{Action, ActionId, AttemptEnd, Event, ProbeAnswer, Recovery, State, Timestamp};
+use crate::runner::adoption::{Stated, Survey};
 use crate::store::StoreError;
 
 /// Deaths of the daemon by one action after which it is held whatever its policy.
@@ -47,6 +49,7 @@ pub(super) enum Decision {
 
 /// What a start knows about an interrupted attempt.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and any of them goes with any")]
 pub(super) struct Facts<'a> {
     pub state: State,
     pub policy: Recovery,
@@ -54,6 +57,8 @@ pub(super) struct Facts<'a> {
     pub deaths: u32,
     /// What of it is still alive.
     pub survivor: Option<&'a str>,
+    /// It is certain that its program was never started.
+    pub never_started: bool,
     /// The host has booted since the claim.
     pub rebooted: bool,
     /// Starts of the daemon since the claim, or since the attempt asked for a reboot.
@@ -93,7 +98,8 @@ pub(super) fn decide(facts: Facts<'_>) -> Decision {
             facts.deaths
         ));
     }
-    match by_policy(facts.policy) {
+    let decision = if facts.never_started { Decision::Requeue } else { by_policy(facts.policy) };
+    match decision {
         Decision::Requeue if facts.deadline_over => Decision::TimeOut,
         Decision::Requeue | Decision::Probe if !facts.has_handler => Decision::Hold(NO_HANDLER.into()),
         decision => decision,
@@ -148,6 +154,7 @@ impl Core {
     pub(super) fn recover(
         &mut self,
         interrupted: &[ActionId],
+        survey: &Survey,
         survivors: &HashMap<ActionId, String>,
         death: Option<Death>,
     ) -> Result<(), StoreError> {
@@ -158,10 +165,19 @@ impl Core {
             if !action.status.state.is_active() {
                 continue;
             }
+            if survey.adoptable.contains(id) && action.status.state != State::Rebooting {
+                *counts.entry("adopted").or_default() += 1;
+                self.adopt(action);
+                continue;
+            }
+            if let Some(Stated { checkpoint, steps }) = survey.stated.get(id).cloned() {
+                action.status.checkpoint = checkpoint.or(action.status.checkpoint);
+                action.status.steps = steps.unwrap_or(action.status.steps);
+            }
             if death == Some(Death { id: *id, attempt: action.status.attempt }) {
                 action.status.deaths += 1;
             }
-            let decision = decide(self.facts(now, &action, survivors));
+            let decision = decide(self.facts(now, &action, survey, survivors));
             *counts.entry(decision.word()).or_default() += 1;
             if decision == Decision::Probe && action.status.deaths > 0 {
                 // The count must be durable before the probe may take the daemon down in its turn.
@@ -172,6 +188,7 @@ impl Core {
         if !counts.is_empty() {
             let count = |word| counts.get(word).copied().unwrap_or(0);
             tracing::info!(
+                adopted = count("adopted"),
                 requeued = count("requeued"),
                 probed = count("probed"),
                 failed = count("failed"),
@@ -180,16 +197,26 @@ impl Core {
                 cancelled = count("cancelled"),
                 rebooted = count("rebooted"),
                 rebooting = count("rebooting"),
-                "interrupted attempts recovered"
+                "attempts of an earlier run taken up or recovered"
             );
         }
         Ok(())
+    }
+
+    /// Takes up an attempt that runs on, or has ended while no daemon ran.
+    fn adopt(&mut self, action: Action) {
+        let route = self.registry.find(&action.body.action, &action.body.resource_type);
+        let handler = route.map(|route| &route.handler).filter(|handler| handler.outlives_daemon(&action));
+        // Of a handler that is not configured so any more: how it ends is recorded all the same.
+        let handler = std::sync::Arc::clone(handler.unwrap_or(&self.adopter));
+        self.after.push(super::core::After::Adopt(std::sync::Arc::new(action), handler));
     }
 
     fn facts<'a>(
         &self,
         now: Timestamp,
         action: &Action,
+        survey: &Survey,
         survivors: &'a HashMap<ActionId, String>,
     ) -> Facts<'a> {
         let claim = action.status.claim.as_ref();
@@ -198,6 +225,7 @@ impl Core {
             policy: action.body.recovery,
             deaths: action.status.deaths,
             survivor: survivors.get(&action.id).map(String::as_str),
+            never_started: survey.never_started.contains(&action.id),
             rebooted: claim.is_some_and(|claim| claim.boot_id != self.boot_id),
             starts: claim.map_or(0, |claim| self.incarnation.saturating_sub(claim.incarnation)),
             deadline_over: action.body.deadline.is_some_and(|deadline| deadline <= now),
@@ -237,6 +265,7 @@ mod tests {
         policy: Recovery::Rerun,
         deaths: 0,
         survivor: None,
+        never_started: false,
         rebooted: false,
         starts: 1,
         deadline_over: false,
@@ -255,6 +284,8 @@ mod tests {
         assert_eq!(words(late), ["timed_out", "probed", "timed_out", "failed", "held"]);
         let unhandled = Facts { has_handler: false, ..FACTS };
         assert_eq!(words(unhandled), ["held", "held", "held", "failed", "held"]);
+        assert_eq!(words(Facts { never_started: true, ..FACTS }), ["requeued"; 5]);
+        assert_eq!(words(Facts { never_started: true, ..late }), ["timed_out"; 5]);
         assert_eq!(words(Facts { deaths: 2, ..FACTS }), words(FACTS));
         assert_eq!(words(Facts { deaths: 3, ..FACTS }), ["held"; 5]);
     }

@@ -1,7 +1,7 @@
 //! Begins the engine: opens the store, takes up every unfinished action, then lets the thread go.
 //!
-//! In two steps, because programs left over by an earlier run must be ended in between, and that needs the
-//! store's id: [`start`] opens, [`Begin::run`] decides about interrupted attempts and starts to claim.
+//! In two steps, because what an earlier run left must be looked for in between, and ended where nobody can take it up:
+//! [`start`] opens, [`Begin::run`] adopts what runs on, decides about interrupted attempts and starts to claim.
 //! Called by the daemon.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,9 +19,11 @@ use super::reboot::{Host, Reboot};
 use super::request::{EngineStatus, Request};
 use super::scheduler::{Input, QueueIndex, Scheduler, Ticket};
 use super::{Engine, Settings, Shared, recovery, unpoison};
-use crate::action::{ActionId, Claim, Program, Timestamp, Unfinished};
+use crate::action::{ActionId, Timestamp, Unfinished};
 use crate::crash_point::crash_point;
+use crate::handlers::Handler;
 use crate::handlers::registry::Registry;
+use crate::runner::adoption::{Claimed, Survey};
 use crate::runner::logs::Logs;
 use crate::store::{self, Loader, Store, StoreError};
 
@@ -32,6 +34,8 @@ pub struct Start {
     pub store: store::Options,
     pub settings: Settings,
     pub registry: Arc<Registry>,
+    /// Takes up what a handler left running that is not configured any more.
+    pub adopter: Arc<dyn Handler>,
     pub logs: Logs,
     /// Where attempts run.
     pub runtime: Handle,
@@ -51,13 +55,14 @@ pub struct Start {
 pub struct Started {
     pub engine: Engine,
     pub store_id: String,
-    /// Programs of interrupted attempts, as their claims name them: to be ended before [`Begin::run`].
-    pub programs: Vec<(ActionId, Program)>,
+    pub boot_id: String,
+    /// Attempts that an earlier run claimed and did not end: to be looked for before [`Begin::run`].
+    pub claimed: Vec<Claimed>,
     pub begin: Begin,
 }
 
-/// Lets the engine go. Separate from opening, because programs left over by an earlier run must be ended
-/// first, and that needs the store's id.
+/// Lets the engine go. Separate from opening, because what an earlier run left must be looked for first, and that needs
+/// the claims and the store's id.
 pub struct Begin {
     core: Core,
     inbox: Receiver<Request>,
@@ -71,7 +76,8 @@ pub struct Begin {
 ///
 /// Whatever the store says; nothing was started then.
 pub fn start(start: Start) -> Result<Started, StoreError> {
-    let Start { store, settings, registry, logs, runtime, faces, clock, own_uid, host, death } = start;
+    let Start { store, settings, registry, adopter, logs, runtime, faces, clock, own_uid, host, death } =
+        start;
     let mut found = Found::new(&settings);
     let opened = Store::open(&store, clock(), &mut found)?;
     let (inbox, requests) = channel();
@@ -88,13 +94,14 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
         let at = found.queue(name);
         found.scheduler.step(clock(), Input::PauseQueue(at, true), &mut Vec::new());
     }
-    let Found { scheduler, queue_names, by_state, interrupted, claims, .. } = found;
-    let programs = programs_of(&claims, &opened.boot_id);
+    let Found { scheduler, queue_names, by_state, interrupted, claimed, .. } = found;
     let engine = Engine { inbox: inbox.clone(), reader: opened.reader, shared: Arc::clone(&shared) };
+    let boot_id = opened.boot_id.clone();
     let core = Core {
         store: opened.store,
         scheduler,
         registry,
+        adopter,
         settings,
         queue_names,
         next_id: opened.next_id,
@@ -127,7 +134,8 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
     Ok(Started {
         engine,
         store_id: opened.store_id,
-        programs,
+        boot_id,
+        claimed,
         begin: Begin { core, inbox: requests, interrupted, death },
     })
 }
@@ -135,7 +143,8 @@ pub fn start(start: Start) -> Result<Started, StoreError> {
 impl Begin {
     /// Decides about each interrupted attempt, makes that durable, and lets the engine's thread run.
     ///
-    /// `survivors` are attempts of which something is still alive. The receiver gets the store's error if the
+    /// `survey` says what became of the attempts; `survivors` are those that are gone and of which something is still
+    /// alive. The receiver gets the store's error if the
     /// thread ends by one.
     ///
     /// # Errors
@@ -143,11 +152,12 @@ impl Begin {
     /// Whatever the store says.
     pub fn run(
         self,
+        survey: &Survey,
         survivors: &HashMap<ActionId, String>,
     ) -> Result<(JoinHandle<()>, oneshot::Receiver<StoreError>), StoreError> {
         let Self { mut core, inbox, interrupted, death } = self;
         crash_point("recovery_leftovers_ended");
-        core.recover(&interrupted, survivors, death)?;
+        core.recover(&interrupted, survey, survivors, death)?;
         crash_point("recovery_decided");
         core.commit_and_carry_out()?;
         let (failed, fatal) = oneshot::channel();
@@ -167,12 +177,6 @@ impl Begin {
     }
 }
 
-/// The programs that may still run. Those of another boot are gone, and their pids and start times mean others.
-fn programs_of(claims: &[(ActionId, Claim)], boot_id: &str) -> Vec<(ActionId, Program)> {
-    let of_this_boot = claims.iter().filter(|(_, claim)| claim.boot_id == boot_id);
-    of_this_boot.filter_map(|(id, claim)| Some((*id, claim.program?))).collect()
-}
-
 /// What a start finds, as the scheduler will know it.
 struct Found {
     settings: Settings,
@@ -180,7 +184,7 @@ struct Found {
     queue_names: Vec<String>,
     by_state: [u64; 14],
     interrupted: Vec<ActionId>,
-    claims: Vec<(ActionId, Claim)>,
+    claimed: Vec<Claimed>,
 }
 
 impl Found {
@@ -192,7 +196,7 @@ impl Found {
             queue_names: settings.queues.iter().map(|queue| queue.name.clone()).collect(),
             by_state: [0; 14],
             interrupted: Vec::new(),
-            claims: Vec::new(),
+            claimed: Vec::new(),
         }
     }
 
@@ -223,7 +227,8 @@ impl Loader for Found {
         }
         if action.state.is_active() {
             self.interrupted.push(action.id);
-            self.claims.extend(action.claim.cloned().map(|claim| (action.id, claim)));
+            let (id, attempt) = (action.id, action.attempt);
+            self.claimed.extend(action.claim.cloned().map(|claim| Claimed { id, attempt, claim }));
         }
     }
 }
@@ -251,27 +256,4 @@ pub(super) fn ticket<'a>(action: &Unfinished<'a>, queue: QueueIndex) -> Ticket<'
         claim: _,
     } = *action;
     Ticket { id, queue, priority, kind, locks: locks.into(), state, attempt, locks_freed, due_at, deadline }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_of_another_boot_are_not_looked_for() {
-        let program = Program { pid: 7, start_ticks: 9 };
-        let claim = |boot_id: &str, program| Claim {
-            incarnation: 1,
-            boot_id: boot_id.to_owned(),
-            began_at: Timestamp(0),
-            fence: 1,
-            program,
-        };
-        let claims = [
-            (ActionId(1), claim("now", Some(program))),
-            (ActionId(2), claim("before", Some(program))),
-            (ActionId(3), claim("now", None)),
-        ];
-        assert_eq!(programs_of(&claims, "now"), [(ActionId(1), program)]);
-    }
 }

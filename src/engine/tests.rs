@@ -17,7 +17,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::action::{JsonText, OnConflict, Recovery, RetryPolicy, State, Timestamp};
+use crate::handlers::exec::Exec;
 use crate::handlers::registry::{RouteSettings, Surroundings};
+use crate::runner::adoption::Survey;
 use crate::runner::logs::Logs;
 use crate::store;
 
@@ -44,11 +46,7 @@ fn registry() -> Arc<Registry> {
             own: toml::Table::new(),
         })
         .collect();
-    let around = Surroundings {
-        attempts_dir: std::env::temp_dir(),
-        keeper: "/proc/self/exe".into(),
-        kill_grace_ms: 1_000,
-    };
+    let around = Surroundings::of_tests(1_000);
     Arc::new(Registry::build(&routes, &around).unwrap())
 }
 
@@ -92,6 +90,7 @@ fn open_on(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64, host: Ar
         store: options,
         settings,
         registry: registry(),
+        adopter: Arc::new(Exec::only_adopting(&Surroundings::of_tests(1_000))),
         logs: Logs::new(dir.join("logs"), 1 << 16),
         runtime: tokio::runtime::Handle::current(),
         faces: tokio::runtime::Handle::current(),
@@ -101,7 +100,7 @@ fn open_on(dir: &Path, clock: fn() -> Timestamp, memory_bytes_max: u64, host: Ar
         death: None,
     })
     .unwrap();
-    drop(started.begin.run(&HashMap::new()).unwrap());
+    drop(started.begin.run(&Survey::default(), &HashMap::new()).unwrap());
     started.engine
 }
 

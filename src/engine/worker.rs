@@ -19,7 +19,9 @@ use super::core::{Core, Live};
 use super::outcome::excerpt;
 use super::request::{Request, Said};
 use super::{Shared, unpoison};
-use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, Step, Timestamp};
+use crate::action::{
+    Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, State, Step, Timestamp,
+};
 use crate::handlers::in_process::Marked;
 use crate::handlers::{Attempt, BoxFuture, Handler, NotRecorded, Port, StopReason};
 use crate::runner::leftovers::mark;
@@ -38,11 +40,20 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
     });
 }
 
-/// Starts the attempt that `action` was claimed for.
-pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>) {
+/// Starts the attempt that `action` was claimed for, or takes it up if an earlier run of the daemon has started it.
+pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>, is_adopted: bool) {
     let (id, number) = (action.id, action.status.attempt);
-    let (stop, stopped) = watch::channel(None);
-    core.live.insert(id, Live { attempt: number, body: Arc::clone(&action.body), stop: stop.clone() });
+    // That it is cancelled was told to the daemon that has died.
+    let first = (action.status.state == State::Cancelling).then_some(StopReason::Cancel);
+    let (stop, stopped) = watch::channel(first);
+    let live = Live {
+        attempt: number,
+        body: Arc::clone(&action.body),
+        stop: stop.clone(),
+        handler: Arc::clone(&handler),
+        outlives: handler.outlives_daemon(action),
+    };
+    core.live.insert(id, live);
     let port = Arc::new(EnginePort {
         id,
         attempt: number,
@@ -62,7 +73,10 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
         let outcome = {
-            let work = AssertUnwindSafe(async { handler.run(&attempt).await }).catch_unwind();
+            let work = AssertUnwindSafe(async {
+                if is_adopted { handler.adopt(&attempt).await } else { handler.run(&attempt).await }
+            });
+            let work = work.catch_unwind();
             let work: BoxFuture<'_, _> = if handler.in_process() {
                 Box::pin(Marked::new(id, number, Box::pin(work)))
             } else {

@@ -7,7 +7,8 @@
 //!
 //! - `run` is called after the claim of the attempt is durable, and at most once per claim.
 //! - When [`Attempt::stopped`] resolves, the handler ends what it started and returns; it returns only
-//!   when nothing of the attempt is alive, or [`Outcome::Unkillable`].
+//!   when nothing of the attempt is alive, or [`Outcome::Unkillable`]. What outlives the daemon is not ended because the
+//!   daemon stops: [`Outcome::LeftRunning`].
 //! - A panic in `run` is an outcome (failed), not the end of the daemon.
 
 pub mod exec;
@@ -15,17 +16,13 @@ pub mod in_process;
 pub mod noop;
 pub mod registry;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
+use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
+pub use crate::runner::backend::BoxFuture;
 use crate::runner::logs::LogWriter;
-
-/// A future that can be kept behind a trait object.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Why an action is refused at submission: its metadata does not fit its handler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +68,21 @@ pub trait Handler: Send + Sync {
 
     /// Carries out one attempt to its end.
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome>;
+
+    /// Whether what `run` starts for this action goes on when the daemon stops or dies: then `run` returns
+    /// [`Outcome::LeftRunning`] at once when the daemon stops, and `adopt` takes the attempt up.
+    fn outlives_daemon(&self, _action: &Action) -> bool {
+        false
+    }
+
+    /// Takes up an attempt that an earlier run of the daemon left running, or that ended while there was none, and
+    /// carries it to its end. Called instead of `run`, for what `runner::adoption` found.
+    fn adopt<'a>(&'a self, _attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(async { Outcome::Interrupted })
+    }
+
+    /// What became of the attempt is durable: removes what is only needed to find that out after a crash. Blocks.
+    fn forget(&self, _id: ActionId, _attempt: u32) {}
 
     /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
     /// of that attempt is alive; so what it starts carries the attempt's `mark`, and is ended like an attempt's own

@@ -11,6 +11,7 @@ use super::Handler;
 use super::exec::Exec;
 use super::noop::Noop;
 use crate::action::{Recovery, RetryPolicy, action_type};
+use crate::runner::backend::Backend;
 
 /// One `[[handler]]` table: what is common to all handlers, and the rest as it stands.
 #[derive(Clone, Debug)]
@@ -32,14 +33,35 @@ pub struct RouteSettings {
 }
 
 /// What handlers need of the daemon's surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Surroundings {
     /// Directory in which each attempt of a program gets one of its own; created on demand, mode 0700.
     pub attempts_dir: PathBuf,
-    /// The program that holds a program at its gate: this very binary.
-    pub keeper: PathBuf,
+    /// Directory of the keepers' sockets.
+    pub keepers_dir: PathBuf,
+    /// Starts keepers.
+    pub backend: Arc<dyn Backend>,
     /// How long a program has between SIGTERM and SIGKILL.
     pub kill_grace_ms: u64,
+    /// Longest checkpoint and longest result of a program.
+    pub result_bytes_max: usize,
+    /// The daemon's own socket, for programs that have something to ask of it.
+    pub socket: PathBuf,
+}
+
+#[cfg(test)]
+impl Surroundings {
+    /// For tests that start nothing.
+    pub(crate) fn of_tests(kill_grace_ms: u64) -> Self {
+        Self {
+            attempts_dir: "/a".into(),
+            keepers_dir: "/k".into(),
+            backend: Arc::new(crate::runner::backend::Sessions::new("/b".into())),
+            kill_grace_ms,
+            result_bytes_max: 1 << 16,
+            socket: "/s".into(),
+        }
+    }
 }
 
 /// A handler with what holds for the actions it carries out.
@@ -194,7 +216,7 @@ mod tests {
     }
 
     fn around() -> Surroundings {
-        Surroundings { attempts_dir: "/a".into(), keeper: "/k".into(), kill_grace_ms: 1 }
+        Surroundings::of_tests(1)
     }
 
     #[test]

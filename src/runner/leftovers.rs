@@ -12,9 +12,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::adoption::Survey;
 use super::proc::{self, Process};
 use super::tree::{Search, describe};
-use crate::action::{ActionId, Program};
+use crate::action::ActionId;
 
 /// The environment variable that every process of an attempt carries: `STORE_ID/ACTION/ATTEMPT`.
 pub const MARK: &str = "ACTIOND_MARK";
@@ -46,24 +47,30 @@ fn await_becoming() {
     }
 }
 
-/// Ends all programs that carry this store's mark, or are `known` to belong to an action, with all their
+/// Ends all programs that carry this store's mark, or that the survey knows to belong to an action, with all their
 /// descendants: SIGTERM, after `patience_ms` SIGKILL. Returns the actions of which something is still alive
 /// 5 s after that, with what.
 ///
-/// `known` holds programs of this boot only: pids and start times of another boot mean other processes.
-/// A keeper that still waits at its gate ends by itself, as the other end of its gate died with the daemon.
+/// A keeper that still waits at its gate ends by itself, as the other end of its gate died with the daemon. Programs of
+/// attempts that will be adopted are let alone: their keepers go on.
 ///
 /// Blocks. Called once at a start, before anything is claimed.
 #[must_use]
-pub fn end_all(store_id: &str, known: &[(ActionId, Program)], patience_ms: u64) -> HashMap<ActionId, String> {
+pub fn end_all(store_id: &str, survey: &Survey, patience_ms: u64) -> HashMap<ActionId, String> {
     await_becoming();
-    let search = Search { mark: format!("{store_id}/"), known: known.to_vec(), since_ticks: 0 };
+    let search = Search {
+        mark: format!("{store_id}/"),
+        known: survey.known.clone(),
+        below: None,
+        spared: survey.adoptable.clone(),
+        since_ticks: 0,
+    };
     let survivors = match search.end(Duration::from_millis(patience_ms), None) {
         Ok(survivors) => survivors,
         Err(error) => {
             // Without /proc nothing can be said of any program: all that are known may be alive.
             let cannot = format!("cannot look for processes in /proc: {error}");
-            return known.iter().map(|(id, _)| (*id, cannot.clone())).collect();
+            return survey.known.iter().map(|(id, _)| (*id, cannot.clone())).collect();
         }
     };
     let mut by_action: HashMap<ActionId, Vec<Process>> = HashMap::new();

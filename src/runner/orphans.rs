@@ -51,8 +51,15 @@ fn list() -> Option<&'static File> {
 /// Reads how orphans ended, so that their pids are free.
 pub fn reap() {
     if let Some(list) = list() {
-        let _ = living(list);
+        let _ = living(list, None);
     }
+}
+
+/// Whether nothing is a child of this process but the one with that pid, which is not reaped; others that have ended are.
+/// False also means "unknown". For a keeper, to which everything comes that its program leaves.
+pub(crate) fn none_but(pid: u32) -> io::Result<bool> {
+    let Some(list) = list() else { return Ok(false) };
+    Ok(living(list, Some(pid))?.is_empty())
 }
 
 /// Whether nothing is alive that an ended program can have started. False also means "unknown".
@@ -60,7 +67,7 @@ pub fn reap() {
 /// `since_ticks` is when the program started: what was an orphan's life before that is not its doing.
 pub(crate) fn none_of(mark: &str, since_ticks: impl FnOnce() -> io::Result<u64>) -> io::Result<bool> {
     let Some(list) = list() else { return Ok(false) };
-    let orphans = living(list)?;
+    let orphans = living(list, None)?;
     if orphans.is_empty() {
         return Ok(true);
     }
@@ -82,8 +89,8 @@ fn is_anothers(orphan: u32, mark: &str) -> io::Result<bool> {
     Ok(carried != mark && carried.strip_prefix(store).is_some_and(|rest| rest.starts_with('/')))
 }
 
-/// The orphans that have not ended; the others are reaped.
-fn living(list: &File) -> io::Result<Vec<u32>> {
+/// The orphans that have not ended; the others are reaped. `but` is none of them.
+fn living(list: &File, but: Option<u32>) -> io::Result<Vec<u32>> {
     let _reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut text, mut part) = (Vec::new(), [0; READ_BYTES]);
     while let length @ 1.. = list.read_at(&mut part, text.len() as u64)? {
@@ -92,6 +99,9 @@ fn living(list: &File) -> io::Result<Vec<u32>> {
     let mut living = Vec::new();
     let text = String::from_utf8_lossy(&text);
     for pid in text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+        if but == Some(pid) {
+            continue;
+        }
         let Some(id) = proc::pid(pid) else { continue };
         match waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             // Reaped.
@@ -116,7 +126,7 @@ mod tests {
         let output = Command::new("/bin/sh").args(["-c", script]).env(MARK, &mark).output().unwrap();
         let orphan: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         let list = list().unwrap();
-        assert!(living(list).unwrap().contains(&orphan));
+        assert!(living(list, None).unwrap().contains(&orphan));
         let process = Process::read(orphan).unwrap().unwrap();
         assert_eq!(process.parent, std::process::id());
         assert!(!none_of(&mark, || Ok(process.program.start_ticks)).unwrap());
@@ -124,7 +134,7 @@ mod tests {
         assert!(is_anothers(orphan, &mark.replace("/7/1", "/8/1")).unwrap());
         assert!(!is_anothers(orphan, "other/8/1").unwrap(), "another store's mark says nothing");
         assert!(proc::signal(process.program, rustix::process::Signal::KILL).unwrap());
-        while living(list).unwrap().contains(&orphan) {
+        while living(list, None).unwrap().contains(&orphan) {
             std::thread::yield_now();
         }
         assert_eq!(Process::read(orphan).unwrap(), None, "it is not a zombie");

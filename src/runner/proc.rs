@@ -6,10 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::action::Program;
 
@@ -140,6 +143,24 @@ pub(crate) fn signal(program: Program, signal: Signal) -> io::Result<bool> {
         Err(Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A handle that becomes readable when exactly this process has ended; none if it is gone. Needs a tokio runtime.
+pub(crate) fn watch(program: Program) -> io::Result<Option<AsyncFd<OwnedFd>>> {
+    let Some(pid) = pid(program.pid) else { return Ok(None) };
+    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if Process::read(program.pid)?.is_none_or(|now| now.program != program) {
+        return Ok(None);
+    }
+    #[expect(
+        deprecated,
+        reason = "sound for an owned descriptor, which nothing closes before the AsyncFd does"
+    )]
+    AsyncFd::with_interest(handle, Interest::READABLE).map(Some)
 }
 
 /// A pid as the kernel's calls take it; none for 0, which means something else to them.

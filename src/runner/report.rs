@@ -1,10 +1,12 @@
 //! What a program says over descriptor 3: one JSON object a line.
 //!
-//! Behind a gate it leads to a FIFO, which the daemon has open for reading and writing, as the program has: neither ever
+//! Under a keeper it leads to a FIFO, which the keeper has open for reading and writing, as the program has: neither ever
 //! waits for the other to open it, and there is no end of file. Without one it is a pipe, which may end before the
 //! program does. Reading ends there, or when the program has ended and the pipe is empty. A line of
 //! at most 4,096 bytes is atomic (pipe(7)); a longer one, up to 1 MiB, needs a single writer. What is no such
 //! line goes to the action's log and has no other effect.
+//!
+//! [`parse`] understands a line; [`Reports`] reads the pipe of a program without a keeper.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,7 +20,7 @@ use super::output::Lines;
 use crate::action::JsonText;
 
 /// Longest line.
-const LINE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
 /// Taken at once: see `output`.
 const READ_BYTES: usize = 8 << 10;
 /// Longest message that is kept of a line.
@@ -36,13 +38,11 @@ pub(crate) enum Report {
     Checkpoint(JsonText),
     Result(JsonText),
     Message(String),
-    /// The keeper could not start the program.
-    Fault(String),
     /// A line that says nothing, and why.
     Bad(String),
 }
 
-/// The daemon's end of one FIFO or pipe.
+/// The daemon's end of one pipe.
 pub(crate) struct Reports {
     pipe: Receiver,
     lines: Lines,
@@ -50,18 +50,10 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Of a FIFO that is open for reading and writing, and without waiting. Needs a tokio runtime.
-    pub(crate) fn of_fifo(fifo: OwnedFd) -> io::Result<Self> {
-        Ok(Self::new(Receiver::from_owned_fd_unchecked(fifo)?))
-    }
-
     /// Of a pipe's end. Needs a tokio runtime.
     pub(crate) fn of_pipe(end: OwnedFd) -> io::Result<Self> {
-        Ok(Self::new(Receiver::from_owned_fd(end)?))
-    }
-
-    fn new(pipe: Receiver) -> Self {
-        Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: Vec::with_capacity(READ_BYTES) }
+        let pipe = Receiver::from_owned_fd(end)?;
+        Ok(Self { pipe, lines: Lines::new(LINE_BYTES_MAX), buffer: Vec::with_capacity(READ_BYTES) })
     }
 
     /// Waits until there is something to take. Nothing is lost if it is dropped.
@@ -117,12 +109,10 @@ struct Line<'a> {
     checkpoint: Option<&'a RawValue>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
-    /// `keeper::FAULT`.
-    keeper_fault: Option<String>,
 }
 
 /// One line may say several things.
-fn parse(line: &[u8], left_out: u64, reports: &mut Vec<Report>) {
+pub(crate) fn parse(line: &[u8], left_out: u64, reports: &mut Vec<Report>) {
     if left_out > 0 {
         reports.push(Report::Bad(format!("a report of more than {LINE_BYTES_MAX} bytes was left out")));
         return;
@@ -150,9 +140,6 @@ fn parse(line: &[u8], left_out: u64, reports: &mut Vec<Report>) {
             None => {}
         }
     }
-    if let Some(fault) = line.keeper_fault {
-        reports.push(Report::Fault(bounded(&fault, MESSAGE_BYTES_MAX)));
-    }
     match (line.progress, message) {
         (Some(percent), message) => {
             #[expect(
@@ -172,7 +159,7 @@ fn parse(line: &[u8], left_out: u64, reports: &mut Vec<Report>) {
 }
 
 /// The object as compact text, so that numbers and key order stay as they were written.
-fn object(raw: &RawValue) -> Result<JsonText, &'static str> {
+pub(crate) fn object(raw: &RawValue) -> Result<JsonText, &'static str> {
     let text = raw.get();
     if !text.starts_with('{') {
         return Err("a checkpoint and a result must be objects");
@@ -218,7 +205,6 @@ pub(crate) fn bounded(text: &str, bytes_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keeper::FAULT;
     use super::*;
 
     fn said(line: &str) -> Vec<Report> {
@@ -245,7 +231,6 @@ mod tests {
             said(r#"{"result": {"n": [1, 2]}, "message": "m"}"#),
             [Report::Result(json(r#"{"n":[1,2]}"#)), Report::Message("m".to_owned())]
         );
-        assert_eq!(said(&format!("{{\"{FAULT}\": \"x\"}}")), [Report::Fault("x".to_owned())]);
         assert!(said("  ").is_empty());
     }
 
@@ -271,43 +256,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_read_from_the_fifo_in_order_and_there_is_no_end_of_file() {
-        use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("report");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
-            .unwrap();
-        let fifo = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-            .open(&path)
-            .unwrap();
-        let mut reports = Reports::of_fifo(fifo.into()).unwrap();
-        assert_eq!(reports.take().unwrap(), None);
-        let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        writer.write_all(b"{\"message\": \"one\"}\n{\"mess").unwrap();
-        drop(writer);
-        reports.readable().await.unwrap();
-        assert_eq!(reports.take().unwrap(), Some(vec![Report::Message("one".to_owned())]));
-        let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        writer.write_all(b"age\": \"two\"}").unwrap();
-        assert_eq!(reports.take_rest().unwrap(), Some(Vec::new()));
-        assert_eq!(reports.take_rest().unwrap(), None);
-        assert_eq!(reports.finish(), [Report::Message("two".to_owned())]);
-    }
-
-    #[tokio::test]
     async fn pipe_ends_when_nobody_can_say_anything() {
         use std::io::Write as _;
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut reports = Reports::of_pipe(reader.into()).unwrap();
+        assert_eq!(reports.take().unwrap(), None);
         assert_eq!(reports.take_rest().unwrap(), None);
-        writer.write_all(b"{\"message\": \"one\"}\n").unwrap();
+        writer.write_all(b"{\"message\": \"one\"}\n{\"mess").unwrap();
+        writer.write_all(b"age\": \"two\"}").unwrap();
         drop(writer);
         reports.readable().await.unwrap();
         assert_eq!(reports.take().unwrap(), Some(vec![Report::Message("one".to_owned())]));
         assert_eq!(reports.take().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(reports.finish(), [Report::Message("two".to_owned())]);
     }
 }

@@ -27,7 +27,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid};
 use tokio::sync::oneshot;
 
 /// `POSIX_SPAWN_SETSID` of the C library's spawn.h, which nix does not name.
@@ -127,7 +127,8 @@ impl Place {
     }
 }
 
-fn start(order: &Order) -> io::Result<Child> {
+/// Starts a process in the calling thread's own directory. An error says that nothing was started.
+pub(crate) fn start(order: &Order) -> io::Result<Child> {
     let mut actions = PosixSpawnFileActions::init()?;
     let mut next: RawFd = 0;
     for descriptor in &order.descriptors {
@@ -154,7 +155,7 @@ fn start(order: &Order) -> io::Result<Child> {
 }
 
 /// The descriptors that the daemon was started with and that would stay open over an exec(3). Its own never do.
-fn inherited() -> &'static [RawFd] {
+pub(crate) fn inherited() -> &'static [RawFd] {
     static INHERITED: OnceLock<Vec<RawFd>> = OnceLock::new();
     INHERITED.get_or_init(|| {
         let Ok(entries) = std::fs::read_dir("/proc/self/fdinfo") else { return Vec::new() };
@@ -180,6 +181,12 @@ impl Child {
     /// Its pid as a number, which is also that of its session and its process group.
     pub(crate) fn number(&self) -> u32 {
         u32::try_from(self.pid.as_raw_nonzero().get()).unwrap_or(0)
+    }
+
+    /// Whether it has ended; it stays unreaped.
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(self.is_reaped || waitid(WaitId::Pid(self.pid), options)?.is_some())
     }
 
     /// How it ended; none if it has not. Only now may its pid be used again.

@@ -25,6 +25,10 @@ pub(crate) struct Search {
     pub(crate) mark: String,
     /// Programs that are known to carry actions.
     pub(crate) known: Vec<(ActionId, Program)>,
+    /// A process whose descendants belong to an action, though it does not itself: a keeper.
+    pub(crate) below: Option<(ActionId, u32)>,
+    /// Actions that are let alone.
+    pub(crate) spared: HashSet<ActionId>,
     /// Processes that started before this cannot belong to it: spares reading their environment.
     pub(crate) since_ticks: u64,
 }
@@ -47,6 +51,7 @@ impl Search {
             if pid != own
                 && process.program.start_ticks >= self.since_ticks
                 && let Some(id) = self.owner_by_itself(process, &by_pid)?
+                && !self.spared.contains(&id)
             {
                 owners.insert(pid, id);
             }
@@ -56,7 +61,11 @@ impl Search {
             let heirs: Vec<(u32, ActionId)> = all
                 .iter()
                 .filter(|process| process.program.pid != own && !owners.contains_key(&process.program.pid))
-                .filter_map(|process| Some((process.program.pid, *owners.get(&process.parent)?)))
+                .filter_map(|process| {
+                    let of_keeper = self.below.filter(|(_, keeper)| *keeper == process.parent);
+                    let owner = of_keeper.map(|(id, _)| id).or_else(|| owners.get(&process.parent).copied());
+                    Some((process.program.pid, owner?))
+                })
                 .collect();
             if heirs.is_empty() {
                 break;

@@ -236,12 +236,14 @@ fn cut_power(moments: &[Moment], seed: u64) {
                     disk.cut();
                     is_cut.store(true, Ordering::Relaxed);
                     daemon.kill9();
+                    home.kill_programs();
                 }
                 #[cfg(feature = "crash-points")]
                 (Moment::At(name), daemon) => {
                     let status = daemon.map_or_else(|status| status, Daemon::ended);
                     disk.cut();
                     is_cut.store(true, Ordering::Relaxed);
+                    home.kill_programs();
                     assert_eq!(code(status), 137, "{name} was not reached");
                 }
             }

@@ -26,12 +26,12 @@ fn pid_of(line: &str) -> u32 {
     line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no pid in {line:?}"))
 }
 
-/// Submits a deploy, waits until its program runs, kills the daemon and starts it again.
+/// Submits a deploy, waits until its program runs, kills the daemon and its keeper, and starts the daemon again.
 fn interrupted(home: &Home) -> (Daemon<'_>, u64) {
     let daemon = Daemon::start(home);
     let id = daemon.accepted(&spec("deploy", 1));
     home.await_lines("began", 1);
-    (daemon.crash(), id)
+    (daemon.crash_with_keepers(), id)
 }
 
 #[test]
@@ -61,7 +61,7 @@ exec sleep 1000
     let id = daemon.accepted(&spec("deploy", 1));
     let checkpoint = json!({"step": 3, "of": "seven"});
     until("the checkpoint", || (daemon.action(id)["checkpoint"] == checkpoint).then_some(()));
-    let daemon = daemon.crash();
+    let daemon = daemon.crash_with_keepers();
     let action = daemon.finished(id);
     assert_eq!(state(&action), "succeeded", "{action}");
     let stdin: Vec<Value> =
@@ -147,7 +147,7 @@ fn ends_what_outlived_the_daemon(settings: &str) {
 }
 
 #[test]
-fn program_that_outlived_the_daemon_is_ended_with_its_descendants_before_its_resource_is_free() {
+fn program_that_outlived_daemon_and_keeper_is_ended_with_its_descendants_before_its_resource_is_free() {
     ends_what_outlived_the_daemon("recovery = \"rerun\"");
 }
 
@@ -171,7 +171,7 @@ exec sleep 1000
     let id = daemon.accepted(&spec("deploy", 1));
     for kills in 1..=4 {
         home.await_lines("began", kills);
-        daemon = daemon.crash();
+        daemon = daemon.crash_with_keepers();
     }
     let action = daemon.finished(id);
     assert_eq!(state(&action), "succeeded", "a kill from outside never holds an action: {action}");
@@ -209,8 +209,70 @@ fn waiting_actions_survive_with_all_their_options() {
 }
 
 #[test]
-fn terminated_daemon_ends_its_programs_and_exits_with_zero() {
-    let home = home_of(STAYS_ONCE, "recovery = \"rerun\"");
+fn stopped_daemon_leaves_its_programs_alone_and_the_next_one_takes_them_up() {
+    for policy in ["rerun", "probe", "resume", "fail", "hold"] {
+        let script = "read -r action\necho \"$ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\necho before\n\
+            while [ ! -e \"$HOME_DIR/go\" ]; do sleep 0.01; done\necho after";
+        let home = home_of(script, &format!("recovery = \"{policy}\"\nretry = {{ attempts = 1 }}"));
+        let mut daemon = Daemon::start(&home);
+        let id = daemon.accepted(&spec("deploy", 1));
+        let began = home.await_lines("began", 1);
+        for _ in 0..2 {
+            assert_eq!(code(daemon.stop()), 0);
+            assert!(is_alive(pid_of(&began[0])));
+            daemon = Daemon::start(&home).crash();
+            assert_eq!(state(&daemon.action(id)), "running");
+        }
+        daemon.kill9();
+        fs::write(home.path("go"), "").expect("a go");
+        until("its end while there is no daemon", || (!is_alive(pid_of(&began[0]))).then_some(()));
+        let daemon = Daemon::start(&home);
+        let action = daemon.finished(id);
+        assert_eq!(
+            (state(&action), attempts(&action)),
+            ("succeeded", vec!["succeeded".to_owned()]),
+            "{action}"
+        );
+        let log = daemon.ask("GET", &format!("/v1/actions/{id}/log"), None).text();
+        let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let lines: Vec<&Value> = lines.iter().map(|line| &line["line"]).collect();
+        assert_eq!(lines, ["before", "after"]);
+        assert_eq!(home.lines("began").len(), 1);
+    }
+}
+
+#[test]
+fn cancel_and_timeout_reach_a_program_that_was_taken_up() {
+    let script = "trap '' TERM\nread -r action\necho \"$ACTIOND_ID $$\" >> \"$HOME_DIR/began\"\nwhile :; do sleep 1000; done";
+    let home = home_of(script, "timeout = \"3s\"\nkill_grace = \"200ms\"\nexclusive = false");
+    let daemon = Daemon::start(&home);
+    let (cancelled, late) = (daemon.accepted(&spec("deploy", 1)), daemon.accepted(&spec("deploy", 2)));
+    let began = home.await_lines("began", 2);
+    let daemon = daemon.crash();
+    daemon.commanded(cancelled, "cancel");
+    assert_eq!(state(&daemon.finished(cancelled)), "cancelled");
+    assert_eq!(state(&daemon.finished(late)), "timed_out");
+    assert!(!began.iter().any(|line| is_alive(pid_of(line))));
+}
+
+#[test]
+fn cancel_in_which_the_daemon_dies_is_carried_out_by_the_next_one() {
+    let script = "trap '' TERM\nread -r action\necho \"$ACTIOND_ID $$\" >> \"$HOME_DIR/began\"\nwhile :; do sleep 1000; done";
+    let home = home_of(script, "kill_grace = \"1s\"");
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("deploy", 1));
+    let began = home.await_lines("began", 1);
+    daemon.commanded(id, "cancel");
+    daemon.kill9();
+    let daemon = Daemon::start(&home);
+    let action = daemon.finished(id);
+    assert!(!is_alive(pid_of(&began[0])));
+    assert_eq!((state(&action), attempts(&action)), ("cancelled", vec!["cancelled".to_owned()]), "{action}");
+}
+
+#[test]
+fn terminated_daemon_ends_its_direct_programs_and_exits_with_zero() {
+    let home = home_of(STAYS_ONCE, "recovery = \"rerun\"\nadopt = false");
     let daemon = Daemon::start(&home);
     let id = daemon.accepted(&spec("deploy", 1));
     let began = home.await_lines("began", 1);
@@ -274,6 +336,8 @@ fn promise_holds_at_every_named_crash_point() {
             // On hosts that may be rebooted: `reboot`.
             || name.starts_with("reboot_")
             || ["ballast_given_up", "close_rebuilding"].contains(&name)
+            // In the keeper: below.
+            || name.starts_with("keeper_")
     };
     for name in names.iter().filter(|name| !elsewhere(name)) {
         let passes: &[u64] = match name.split_once('_').map_or("", |(part, _)| part) {
@@ -318,9 +382,9 @@ fn crash_at(name: &str, pass: u64) {
         "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\n\
          while [ -e \"$HOME_DIR/block\" ]; do sleep 0.01; done",
     );
-    let direct = exec("direct", &program, "recovery = \"rerun\"\nadopt = false");
-    let tables = format!("{}{direct}{NOOP}", exec("deploy", &program, "recovery = \"rerun\""));
-    let home = home.configure(SMALL_STORE, &tables);
+    let handlers = [("direct", "recovery = \"rerun\"\nadopt = false"), ("deploy", "recovery = \"rerun\"")];
+    let handlers = handlers.map(|(action, settings)| exec(action, &program, settings));
+    let home = home.configure(SMALL_STORE, &(handlers.concat() + NOOP));
     let padding = "x".repeat(20_000);
     let lines: Vec<String> = (0..200)
         .map(|number: u64| {
@@ -348,6 +412,7 @@ fn crash_at(name: &str, pass: u64) {
         daemon.accepted(&with(spec("deploy", 99), "idempotency_key", "first"));
         home.await_lines("began", 1);
         daemon.kill9();
+        home.kill_keepers();
         fs::remove_file(home.path("block")).expect("removed");
     } else if name.starts_with("rebu") || name == "quarantined" {
         let daemon = Daemon::start(&home);
@@ -411,8 +476,7 @@ fn crash_at(name: &str, pass: u64) {
     starts.sort_unstable();
     starts.dedup();
     assert_eq!(starts.len(), count, "{at}: an attempt was started twice");
-    let left = crate::common::processes_of(&home, daemon.pid());
-    assert!(left.is_empty(), "{at}: programs are left: {left:?}");
+    assert_eq!(crate::common::processes_of(&home, daemon.pid()), [""; 0], "{at}: programs are left");
 }
 
 /// The names in the sources, so that a new crash point is tested without being listed again.
@@ -456,4 +520,32 @@ fn locks_that_were_freed_stay_freed_over_kill_9() {
     daemon.commanded(id, "resume");
     let action = daemon.finished(id);
     assert_eq!((state(&action), &action["locks_freed"]), ("succeeded", &Value::Bool(false)), "{action}");
+}
+
+/// At every crash point of a keeper it ends itself as `kill -9` would, with the daemon or beside it.
+#[cfg(feature = "crash-points")]
+#[test]
+fn keeper_killed_at_every_named_point_leaves_nothing_and_is_found_out() {
+    let names: Vec<String> = crash_points().into_iter().filter(|name| name.starts_with("keeper_")).collect();
+    assert!(names.len() >= 8, "{names:?}");
+    for name in names {
+        let script = "read -r action\necho \"$ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\nexit 3";
+        let home = home_of(script, "recovery = \"hold\"");
+        let start = Start { environment: &[("ACTIOND_CRASH_AT", &name)], ..Start::default() };
+        let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+        let id = daemon.accepted(&spec("deploy", 1));
+        let (expected, began) = match name.as_str() {
+            "keeper_at_gate" | "keeper_released" | "keeper_owner" => ("held", 0),
+            // That is known, whoever dies.
+            "keeper_outcome_renamed" => ("failed", 1),
+            _ => ("held", 1),
+        };
+        let action = daemon.in_state(id, expected);
+        // The program may be killed before its first line.
+        assert!(home.lines("began").len() <= began, "{name}: {action}");
+        let left = crate::common::processes_of(&home, daemon.pid());
+        assert!(left.is_empty(), "{name}: {left:?}");
+        let daemon = daemon.crash();
+        assert_eq!(daemon.action(id), action, "{name}");
+    }
 }

@@ -47,7 +47,8 @@ fn stop_is_announced_and_new_work_is_refused_meanwhile() {
         "program",
         "read -r action\necho began >> \"$HOME_DIR/began\"\nwhile [ ! -e \"$HOME_DIR/go\" ]; do sleep 0.01; done",
     );
-    let home = home.with_tables(&format!("{}{NOOP}", exec("deploy", &script, "")));
+    let home = home
+        .with_tables(&format!("{}{NOOP}", exec("deploy", &script, "recovery = \"rerun\"\nadopt = false")));
     let mut daemon = Daemon::start(&home);
     let mut door = daemon.connect();
     let id = daemon.accepted(&spec("deploy", 1));

@@ -1,7 +1,7 @@
 //! `demo`: the main job in one command, with the real daemon as a second process and real effects.
 //!
-//! It submits a mix of actions over the socket, kills the daemon with SIGKILL in the middle of a deploy, starts
-//! it again, follows all to their end, and exits 0 only if every acknowledged action ended as it must exactly
+//! It submits a mix of actions over the socket, kills the daemon with SIGKILL in the middle of a deploy, which goes on,
+//! starts it again, follows all to their end, and exits 0 only if every acknowledged action ended as it must exactly
 //! once: by the daemon's word and, independently, by what the programs left in the directory.
 
 mod daemon;
@@ -25,7 +25,7 @@ use crate::api::wire;
 use crate::client::{Client, Filter, body};
 use daemon::{Daemon, failed, get_over_tcp};
 use place::Place;
-use plan::{CANCELLED, HELD, INTERRUPTED, KEYED, PLAN};
+use plan::{CANCELLED, HELD, KEYED, PLAN, RUNNING};
 
 const LOOK_EVERY: Duration = Duration::from_millis(80);
 const CRASH_LIMIT: Duration = Duration::from_secs(20);
@@ -107,7 +107,7 @@ impl Story {
         let (before, percent) = self.until_the_cut(&client).await?;
         let pid = daemon.pid;
         daemon.kill().await?;
-        self.stamp(&format!("kill -9 {pid}: the daemon is gone, the deploy was at {percent} %"))?;
+        self.stamp(&format!("kill -9 {pid}: the daemon is gone; the deploy, at {percent} %, goes on"))?;
 
         let (daemon, status) = Daemon::start(place, &client).await?;
         self.stamp(&format!(
@@ -177,7 +177,7 @@ impl Story {
 
     /// Looks until the deploy, and nothing else, is in the middle. Returns what was final then, and how far it was.
     async fn until_the_cut(&mut self, client: &Client) -> Result<(Vec<wire::Action>, u8), Failure> {
-        let deploy = self.id(INTERRUPTED)?;
+        let deploy = self.id(RUNNING)?;
         let until = Instant::now() + CRASH_LIMIT;
         loop {
             let actions = self.look(client).await?;
@@ -275,7 +275,8 @@ impl Story {
             "\nProven, by the daemon's word and by the ledger that the programs wrote:\n\
              - {} actions were acknowledged, and all {0} are there: the kill at {percent} % of a deploy lost none.\n\
              - Each ended once and as it must: {} that were final before the crash did not change after it.\n\
-             - The deploy began twice and took effect once; commit {} was live, then its follower deployed v1.0.\n\
+             - The deploy went on without its daemon and took effect once; commit {} was live, then its follower deployed \
+             v1.0.\n\
              - No attempt began twice, none ran unclaimed, and the cancelled action never ran.\n\
              - The scheduled, the held and the retried action came through the crash and did their work once.\n\
              All in {seconds:.1} s.",

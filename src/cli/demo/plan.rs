@@ -23,7 +23,7 @@ const fn planned(action: &'static str, stack: u64, metadata: &'static str, shows
 }
 
 /// Places in [`PLAN`] of those that the demo does something to.
-pub const INTERRUPTED: usize = 0;
+pub const RUNNING: usize = 0;
 pub const CANCELLED: usize = 9;
 pub const HELD: usize = 10;
 pub const KEYED: usize = 11;
@@ -31,7 +31,7 @@ pub const RETRIED: usize = 7;
 
 /// The actions in the order of submission.
 pub const PLAN: [Planned; 12] = [
-    planned("deploy", 1, r#"{"git_ref":"refs/heads/main"}"#, "a deploy that is killed in the middle"),
+    planned("deploy", 1, r#"{"git_ref":"refs/heads/main"}"#, "the daemon is killed in its middle"),
     planned("deploy", 1, r#"{"git_ref":"refs/tags/v1.0"}"#, "waits behind it: same stack"),
     planned("deploy", 2, r#"{"git_ref":"refs/tags/v1.0"}"#, "another stack runs beside it"),
     planned("service_restart", 3, r#"{"service_name":"web"}"#, "a restart"),
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn the_named_places_are_what_they_say() {
         assert_eq!(PLAN[CANCELLED].state, "cancelled");
-        assert_eq!((PLAN[INTERRUPTED].action, PLAN[RETRIED].action), ("deploy", "clear_caches"));
+        assert_eq!((PLAN[RUNNING].action, PLAN[RETRIED].action), ("deploy", "clear_caches"));
         assert!(PLAN[HELD].shows.contains("held") && PLAN[KEYED].shows.contains("key"));
         for planned in PLAN {
             assert!(planned.request(crate::action::Timestamp(0), None).metadata.is_some());

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::plan::{INTERRUPTED, PLAN, Planned, RETRIED};
+use super::plan::{PLAN, Planned, RETRIED, RUNNING};
 use crate::api::wire;
 
 /// What is found at the end.
@@ -21,7 +21,7 @@ pub struct Evidence<'a> {
     pub generations: &'a BTreeMap<&'static str, String>,
     /// Where `current` of stack 1 points, and where it must.
     pub current: (&'a str, &'a str),
-    /// Hash of the commit that the interrupted deploy had to bring.
+    /// Hash of the commit that the deploy had to bring which was in its middle.
     pub main: &'a str,
 }
 
@@ -101,12 +101,12 @@ fn one(planned: &Planned, action: &wire::Action, marks: Option<&Marks>, wrong: &
     }
 }
 
-/// The one that was cut off: interrupted once, done once, with the right commit.
+/// The one in whose middle the daemon was killed: it went on, in one attempt, to the right commit.
 fn deploy(evidence: &Evidence<'_>, known: &HashMap<u64, &wire::Action>, wrong: &mut Vec<String>) {
-    let Some(action) = evidence.ids.get(INTERRUPTED).and_then(|id| known.get(id)) else { return };
+    let Some(action) = evidence.ids.get(RUNNING).and_then(|id| known.get(id)) else { return };
     let cut = action.attempts.iter().filter(|attempt| attempt.outcome == "interrupted").count();
-    if cut != 1 || action.attempt != 2 {
-        wrong.push(format!("the deploy had {cut} interrupted of {} attempts, not 1 of 2", action.attempt));
+    if cut != 0 || action.attempt != 1 {
+        wrong.push(format!("the deploy had {cut} interrupted of {} attempts, not 0 of 1", action.attempt));
     }
     let result = action.finished_result.as_ref().map_or("", |json| json.get());
     if !result.contains(evidence.main) {
@@ -180,14 +180,13 @@ mod tests {
             action.finished_at = Some("2026-03-01T14:08:40.000Z".into());
             action.finished_success = Some(planned.state == "succeeded");
             action.attempts = match (index, planned.state) {
-                (INTERRUPTED, _) => vec![attempt(2, "succeeded"), attempt(1, "interrupted")],
                 (RETRIED, _) => vec![attempt(3, "succeeded"), attempt(2, "failed"), attempt(1, "failed")],
                 (_, "cancelled") => vec![],
                 (_, state) => vec![attempt(1, state)],
             };
             action.attempt = u32::try_from(action.attempts.len()).unwrap();
             action.tries_used = action.attempt;
-            if index == INTERRUPTED {
+            if index == RUNNING {
                 let result = format!("{{\"git_hash\":\"{MAIN}\"}}");
                 action.finished_result = serde_json::value::RawValue::from_string(result).ok();
             }
@@ -246,8 +245,8 @@ mod tests {
         world.actions[5].state = "queued".into();
         assert!(judge(&world).contains("action 6 must be succeeded and is queued"));
         let mut world = good();
-        world.actions[0].attempts[1].outcome = "failed".into();
-        assert!(judge(&world).contains("0 interrupted"));
+        world.actions[0].attempts[0].outcome = "interrupted".into();
+        assert!(judge(&world).contains("1 interrupted"));
         let mut world = good();
         world.ledger += "half a li";
         assert!(judge(&world).contains("a line that is none"));

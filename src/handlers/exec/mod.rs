@@ -7,15 +7,19 @@
 //!
 //! A program has to stay in the foreground: when it has ended, what it left behind is ended too.
 //!
-//! It is started behind a gate (`runner::keeper`): what it is becomes durable before its first instruction. With
-//! `adopt = false` it is started directly, with neither that record nor the process in between: short programs run at more
-//! than twice the rate. After a crash of the daemon such a program is known by its mark alone, and it is always run
-//! again; so this is only for handlers with `recovery = "rerun"`.
+//! It is started under a keeper (`runner::keeper`), which stays with it when the daemon stops, dies or is upgraded: the
+//! next start takes the attempt up where it is. With `adopt = false` it is started directly, without the process in
+//! between and without a record of it: short programs run at more than twice the rate. After a crash of the daemon such a
+//! program is known by its mark alone, and it is always run again; so this is only for handlers with
+//! `recovery = "rerun"`.
 
-mod carry;
+mod direct;
+mod end;
 mod input;
+mod kept;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +27,12 @@ use tokio::sync::watch;
 
 use super::registry::Surroundings;
 use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
+use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
+use crate::runner::keeper::place::AttemptPlace;
+use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
+use crate::runner::proc::is_shortage;
+use crate::runner::program::PATH;
 
 /// A probe that has not answered by then knows nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,9 +47,8 @@ pub struct Exec {
     env: Vec<(String, String)>,
     cwd: PathBuf,
     kill_grace: Duration,
-    keeper: PathBuf,
-    attempts_dir: PathBuf,
     adopt: bool,
+    around: Surroundings,
 }
 
 impl Exec {
@@ -63,9 +70,8 @@ impl Exec {
             env: Vec::new(),
             cwd: PathBuf::from("/"),
             kill_grace: Duration::from_millis(around.kill_grace_ms),
-            keeper: around.keeper.clone(),
-            attempts_dir: around.attempts_dir.clone(),
             adopt: true,
+            around: around.clone(),
         };
         if !own.contains_key("program") {
             problems.push("program is missing: the path of the program and its arguments".to_owned());
@@ -92,6 +98,81 @@ impl Exec {
             );
         }
         if problems.is_empty() { Ok(exec) } else { Err(problems) }
+    }
+
+    /// What takes up attempts whose handler is not configured any more: it starts nothing.
+    #[must_use]
+    pub fn only_adopting(around: &Surroundings) -> Self {
+        Self {
+            program: Vec::new(),
+            probe: None,
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            kill_grace: Duration::from_millis(around.kill_grace_ms),
+            adopt: true,
+            around: around.clone(),
+        }
+    }
+
+    /// Whether the program is started without a keeper. Whether it is known to run matters only where it would not
+    /// simply be run again.
+    fn is_direct(&self, action: &Action) -> bool {
+        !self.adopt && action.body.recovery == Recovery::Rerun
+    }
+
+    /// The program's own name, for people.
+    fn name(&self) -> &str {
+        let path = self.program.first().map_or("its program", String::as_str);
+        Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
+    }
+
+    /// The whole environment of a program, `NAME=value` each. A name that is configured takes the place of a common one.
+    fn environment(&self, attempt: &Attempt, report: &str, keeper: Option<&Path>) -> Vec<String> {
+        let is_configured = |name: &str| self.env.iter().any(|(configured, _)| configured == name);
+        let common =
+            [("PATH", PATH), ("LANG", "C.UTF-8")].into_iter().filter(|(name, _)| !is_configured(name));
+        let common = common.map(|(name, value)| format!("{name}={value}"));
+        let configured = self.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let own = [
+            format!("ACTIOND_ID={}", attempt.action.id),
+            format!("ACTIOND_ATTEMPT={}", attempt.action.status.attempt),
+            format!("ACTIOND_FENCE={}", attempt.action.status.claim.as_ref().map_or(0, |claim| claim.fence)),
+            format!("ACTIOND_SOCKET={}", self.around.socket.display()),
+            format!("ACTIOND_REPORT={report}"),
+            format!("{MARK}={}", attempt.mark),
+        ];
+        let keeper = keeper.map(|keeper| format!("ACTIOND_KEEPER={}", keeper.display()));
+        common.chain(configured).chain(own).chain(keeper).collect()
+    }
+
+    async fn outcome(&self, attempt: &Attempt) -> Outcome {
+        let ended = if self.is_direct(&attempt.action) {
+            match direct::run(self, &self.program, attempt).await {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => kept::run(self, attempt).await,
+                ended => ended.map(|ended| end::outcome(self, ended)),
+            }
+        } else {
+            kept::run(self, attempt).await
+        };
+        ended.unwrap_or_else(|error| {
+            // One in words says what could not be done, the kernel's only why.
+            let path = self.program.first().map_or("", String::as_str);
+            let is_in_words = error.get_ref().is_some();
+            let message =
+                if is_in_words { error.to_string() } else { format!("cannot start {path}: {error}") };
+            Outcome::Failed { message, result: None, retryable: is_shortage(&error) }
+        })
+    }
+
+    async fn ask(&self, argv: &[String], attempt: &Attempt) -> ProbeAnswer {
+        match kept::start(self, argv, ".probe", attempt).await {
+            Ok(kept::End::Ended(ended)) => end::answer(&ended),
+            Ok(_) => ProbeAnswer::Unknown,
+            Err(error) => {
+                tracing::warn!(action_id = attempt.action.id.0, %error, "cannot start a probe");
+                ProbeAnswer::Unknown
+            }
+        }
     }
 }
 
@@ -150,7 +231,19 @@ impl Handler for Exec {
     }
 
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move { carry::outcome(self, attempt).await })
+        Box::pin(self.outcome(attempt))
+    }
+
+    fn outlives_daemon(&self, action: &Action) -> bool {
+        !self.is_direct(action)
+    }
+
+    fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(kept::adopt(self, attempt))
+    }
+
+    fn forget(&self, id: ActionId, attempt: u32) {
+        kept::remove(&AttemptPlace::of(&self.around.attempts_dir, &format!("{id}.{attempt}")));
     }
 
     fn probe<'a>(&'a self, action: &'a Action, mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {
@@ -170,7 +263,7 @@ impl Handler for Exec {
                 std::future::pending().await
             };
             tokio::select! {
-                answer = carry::probe(self, argv, &attempt) => answer,
+                answer = self.ask(argv, &attempt) => answer,
                 answer = timer => answer,
             }
         })
@@ -205,7 +298,7 @@ mod tests {
     }
 
     fn with_recovery(own: &str, recovery: Option<Recovery>) -> Result<Exec, Vec<String>> {
-        let around = Surroundings { attempts_dir: "/a".into(), keeper: "/k".into(), kill_grace_ms: 10_000 };
+        let around = Surroundings::of_tests(10_000);
         Exec::new(&own.parse().unwrap(), recovery, &around)
     }
 

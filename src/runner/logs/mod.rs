@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 pub use self::reader::LogReader;
 pub(crate) use self::writer::Batch;
 use self::writer::OpenLog;
+use super::keeper::words::LogPlace;
 use crate::action::ActionId;
 
 /// Longest text of one line in bytes; what is beyond is left out, and said so.
@@ -190,6 +191,18 @@ impl LogWriter {
     /// A writer for what has no log, such as a probe.
     pub(crate) fn nowhere() -> Self {
         Self { log: None }
+    }
+
+    /// Where the log is and how large it may be, for somebody else who writes it; none if it is nowhere.
+    pub(crate) fn place(&self) -> Option<LogPlace> {
+        self.log.as_ref().map(|log| log.place())
+    }
+
+    /// Somebody else has written lines: whoever follows is told.
+    pub(crate) fn grown(&self) {
+        if let Some(log) = &self.log {
+            log.wake_followers();
+        }
     }
 
     /// Appends one line (without its newline); cut and marked when it is longer than 16 KiB.

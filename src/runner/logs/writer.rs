@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use super::{LINE_BYTES_MAX, Shared, Stream, files, head_path, lock, tail_path};
 use crate::action::{ActionId, Timestamp};
 use crate::clock;
+use crate::runner::keeper::words::LogPlace;
 
 /// One attempt's log while somebody can write to it.
 pub(super) struct OpenLog {
@@ -40,6 +41,14 @@ struct Writing {
 impl OpenLog {
     pub(super) fn new(shared: Arc<Shared>, id: ActionId, attempt: u32) -> Self {
         Self { shared, id, attempt, writing: Mutex::default() }
+    }
+
+    pub(super) fn place(&self) -> LogPlace {
+        LogPlace { dir: self.shared.dir.clone(), bytes_max: self.shared.bytes_max }
+    }
+
+    pub(super) fn wake_followers(&self) {
+        self.shared.wake_followers(self.id);
     }
 
     /// Writes the lines of a batch: each is in a file, or counted as lost.

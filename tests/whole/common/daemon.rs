@@ -126,6 +126,14 @@ impl<'a> Daemon<'a> {
         Self::start(home)
     }
 
+    /// `kill -9` of the daemon and of its keepers, so that what ran is interrupted, and a new start.
+    pub fn crash_with_keepers(self) -> Self {
+        let home = self.home;
+        self.kill9();
+        home.kill_keepers();
+        Self::start(home)
+    }
+
     /// A connection to the socket.
     pub fn connect(&self) -> Connection {
         Connection::unix(&self.home.socket()).expect("a connection")

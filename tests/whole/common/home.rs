@@ -32,7 +32,9 @@ impl Home {
 
     /// A home whose store lies elsewhere, such as on a file system that will lose its power.
     pub fn with_store(store: PathBuf) -> Self {
-        Self { store, ..Self::new() }
+        let mut home = Self::new();
+        home.store = store;
+        home
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,12 +90,61 @@ impl Home {
         fs::read_to_string(self.path(name)).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
+    /// Kills every keeper of this home, and only them, as whoever kills all that is called actiond would.
+    pub fn kill_keepers(&self) {
+        until_gone("keepers", || {
+            let mut keepers = super::all_processes();
+            keepers.retain(|pid| self.is_keeper(*pid));
+            keepers
+        });
+    }
+
+    /// Kills whatever actions of this home run, as a reboot would.
+    pub fn kill_programs(&self) {
+        self.kill_keepers();
+        let marked = || {
+            let all = super::processes_of(self, std::process::id());
+            all.iter().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+        };
+        until_gone("programs", marked);
+    }
+
+    /// A keeper has files of its attempt open.
+    fn is_keeper(&self, pid: u32) -> bool {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let is_keeper = words.split(|byte| *byte == 0).nth(1) == Some(b"keeper");
+        let attempts = self.store.join("attempts");
+        is_keeper
+            && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|open| {
+                open.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&attempts)))
+            })
+    }
+
     /// Waits until a script has left at least `count` lines, and gives them.
     pub fn await_lines(&self, name: &str, count: usize) -> Vec<String> {
         super::until(&format!("{count} lines in {name}; the daemon said:\n{}", self.log()), || {
             Some(self.lines(name)).filter(|lines| lines.len() >= count)
         })
     }
+}
+
+/// What tests start they end, whatever runs on without its daemon.
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.kill_programs();
+    }
+}
+
+/// Kills what is found until nothing is.
+fn until_gone(what: &str, find: impl Fn() -> Vec<u32>) {
+    super::until(&format!("the end of all {what}"), || {
+        let found = find();
+        for pid in &found {
+            let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        found.is_empty().then_some(())
+    });
 }
 
 /// A `[[handler]]` table for a program.

@@ -57,6 +57,13 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
+/// The pids of all living processes.
+pub fn all_processes() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    pids.filter(|pid| is_alive(*pid)).collect()
+}
+
 /// Processes that carry something of this home in their command line or environment, but the one given.
 pub fn processes_of(home: &Home, but: u32) -> Vec<String> {
     let name = home.path("");

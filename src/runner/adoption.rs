@@ -1,0 +1,234 @@
+//! Which attempts that an earlier run of the daemon claimed still run, or ended meanwhile, and which are gone.
+//!
+//! A claim is durable before its keeper gets its go, and names it; the keeper owns the attempt's directory before it starts
+//! the program, and writes there how it ended. So nothing is guessed:
+//!
+//! | found | then |
+//! | --- | --- |
+//! | an outcome | it has ended: adopted, to record that |
+//! | no owner | the program was never started, and never will be: a tombstone is put there |
+//! | a keeper as owner, and it lives | it is adopted |
+//! | a keeper as owner, and it is gone, or of another boot | gone: the recovery policy decides |
+//!
+//! Called once at a start, before [`super::leftovers::end_all`] and before anything is claimed. Blocks.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
+use super::keeper::place::{AttemptPlace, Owner};
+use super::keeper::statements::{Statement, StatementReader};
+use super::keeper::words::StepLine;
+use super::proc::Process;
+use crate::action::{ActionId, Claim, JsonText, Program, Step};
+
+/// An attempt that was claimed and not ended.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub id: ActionId,
+    pub attempt: u32,
+    pub claim: Claim,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Running on, or ended with an outcome.
+    pub adoptable: HashSet<ActionId>,
+    /// It is certain that their program was not started.
+    pub never_started: HashSet<ActionId>,
+    /// What the programs of those that are gone had stated.
+    pub stated: HashMap<ActionId, Stated>,
+    /// Processes of those that are gone: to be looked for and ended.
+    pub known: Vec<(ActionId, Program)>,
+}
+
+/// The last durable statements of a program whose keeper is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stated {
+    pub checkpoint: Option<JsonText>,
+    pub steps: Option<Vec<Step>>,
+}
+
+/// Looks for the keepers of all that was claimed.
+#[must_use]
+pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey {
+    let mut survey = Survey::default();
+    for Claimed { id, attempt, claim } in claimed {
+        let of_this_boot = claim.boot_id == boot_id;
+        let keeper = claim.program.filter(|_| of_this_boot);
+        let place = AttemptPlace::of(attempts_dir, &format!("{id}.{attempt}"));
+        match find(&place, keeper, of_this_boot) {
+            Ok(Found::Adoptable) => {
+                survey.adoptable.insert(*id);
+            }
+            Ok(Found::Gone { never_started, program }) => {
+                survey.known.extend([keeper, program].into_iter().flatten().map(|program| (*id, program)));
+                if never_started {
+                    survey.never_started.insert(*id);
+                }
+                survey.stated.insert(*id, stated(&place));
+            }
+            Err(error) => {
+                // Not known to be gone: whatever lives of it is ended, and then its policy decides.
+                tracing::warn!(action_id = id.0, attempt, %error, "cannot look for the keeper of an attempt");
+                survey.known.extend(keeper.map(|keeper| (*id, keeper)));
+            }
+        }
+    }
+    survey
+}
+
+fn stated(place: &AttemptPlace) -> Stated {
+    let mut stated = Stated::default();
+    let statements = StatementReader::new(&place.statements()).read().unwrap_or_else(|error| {
+        tracing::warn!(path = %place.dir().display(), %error, "cannot read what a program stated");
+        Vec::new()
+    });
+    for statement in statements {
+        match statement {
+            Statement::Checkpoint(checkpoint) => {
+                stated.checkpoint = Some(JsonText::from_checked(checkpoint.get()));
+            }
+            Statement::Steps(steps) => stated.steps = Some(steps.into_iter().map(StepLine::into).collect()),
+            Statement::Progress { .. } | Statement::Message(_) | Statement::Result(_) => {}
+        }
+    }
+    stated
+}
+
+/// What a start of the daemon finds of an attempt that an earlier run has claimed.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// Its keeper runs, or has written how it ended.
+    Adoptable,
+    /// Its keeper is gone, or never had it.
+    Gone {
+        /// Whether it is certain that the program was never started.
+        never_started: bool,
+        /// The program, if the keeper came to noting it.
+        program: Option<Program>,
+    },
+}
+
+/// Looks for an attempt's keeper. `keeper` is the one that the claim names, if it is of this boot: only it can have got its
+/// go. After this no keeper starts the attempt's program any more, unless one has.
+fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io::Result<Found> {
+    if place.ended()?.is_some() {
+        return Ok(Found::Adoptable);
+    }
+    if !place.dir().exists() {
+        // It had no keeper, or was about to get one, which nobody can let go any more.
+        return Ok(Found::Gone { never_started: false, program: None });
+    }
+    // What a loss of power left may be less than what happened.
+    let nobody = Found::Gone { never_started: of_this_boot, program: None };
+    if place.bury()? {
+        return Ok(nobody);
+    }
+    let Some(Owner::Keeper(program)) = place.owner()? else { return Ok(nobody) };
+    let is_alive = match keeper {
+        Some(keeper) => Process::read(keeper.pid)?.is_some_and(|now| now.program == keeper && now.is_alive()),
+        None => false,
+    };
+    // It may have ended between the two looks.
+    if is_alive || place.ended()?.is_some() {
+        return Ok(Found::Adoptable);
+    }
+    Ok(Found::Gone { never_started: false, program: program.filter(|_| of_this_boot) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::Timestamp;
+
+    fn own() -> Program {
+        Process::read(std::process::id()).unwrap().unwrap().program
+    }
+
+    fn dead() -> Program {
+        Program { start_ticks: own().start_ticks + 1, ..own() }
+    }
+
+    /// What is found of action 7, whose claim names that keeper.
+    fn found(place: &AttemptPlace, keeper: Option<Program>, boot_id: &str) -> Survey {
+        let claim = Claim {
+            incarnation: 1,
+            fence: 1,
+            boot_id: boot_id.to_owned(),
+            began_at: Timestamp(0),
+            program: keeper,
+        };
+        let claimed = Claimed { id: ActionId(7), attempt: 1, claim };
+        survey(place.dir().parent().unwrap(), &[claimed], "now")
+    }
+
+    fn place() -> (tempfile::TempDir, AttemptPlace) {
+        let home = tempfile::tempdir().unwrap();
+        let place = AttemptPlace::of(&home.path().join("attempts"), "7.1");
+        (home, place)
+    }
+
+    #[test]
+    fn keeper_that_lives_is_adopted_and_a_dead_one_is_not() {
+        let (_home, place) = place();
+        place.make().unwrap();
+        place.own(own()).unwrap();
+        let program = Program { pid: 1, start_ticks: 5 };
+        place.note_program(program).unwrap();
+        assert!(found(&place, Some(own()), "now").adoptable.contains(&ActionId(7)));
+        for (keeper, boot_id, known) in [
+            (Some(dead()), "now", vec![dead(), program]),
+            (Some(own()), "before", vec![]),
+            (None, "now", vec![program]),
+        ] {
+            let found = found(&place, keeper, boot_id);
+            assert!(found.adoptable.is_empty() && found.never_started.is_empty(), "{keeper:?} {boot_id}");
+            let known: Vec<_> = known.into_iter().map(|program| (ActionId(7), program)).collect();
+            assert_eq!(found.known, known, "{keeper:?} {boot_id}");
+        }
+    }
+
+    #[test]
+    fn outcome_is_taken_up_whoever_wrote_it_and_when() {
+        let (_home, place) = place();
+        place.make().unwrap();
+        place.own(dead()).unwrap();
+        place.end(&super::super::keeper::place::Ended::default()).unwrap();
+        for boot_id in ["now", "before"] {
+            assert!(found(&place, Some(dead()), boot_id).adoptable.contains(&ActionId(7)), "{boot_id}");
+        }
+    }
+
+    #[test]
+    fn program_without_an_owner_never_starts() {
+        let (_home, place) = place();
+        // Nothing says that there ever was a keeper.
+        assert!(found(&place, None, "now").never_started.is_empty());
+        place.make().unwrap();
+        for _ in 0..2 {
+            let found = found(&place, Some(own()), "now");
+            assert!(found.never_started.contains(&ActionId(7)));
+            assert_eq!(found.known, [(ActionId(7), own())], "a keeper that got its go is ended all the same");
+        }
+        assert!(!place.own(own()).unwrap(), "a late keeper stops");
+        assert!(found(&place, None, "before").never_started.is_empty());
+    }
+
+    #[test]
+    fn what_was_stated_is_not_lost_with_the_keeper() {
+        let (_home, place) = place();
+        place.make().unwrap();
+        place.own(dead()).unwrap();
+        std::fs::write(
+            place.statements(),
+            "{\"version\":1,\"generation\":0}\n{\"checkpoint\":{\"n\":1}}\n{\"checkpoint\":{\"n\":2}}\n{\"steps\":[{\"name\":\"a\",\"begun_at\":1,\"done_at\":2}]}\n{\"chec",
+        )
+        .unwrap();
+        let stated = &found(&place, Some(dead()), "now").stated[&ActionId(7)];
+        assert_eq!(stated.checkpoint, Some(JsonText::from_checked("{\"n\":2}")));
+        let step = Step { name: "a".into(), begun_at: Timestamp(1), done_at: Some(Timestamp(2)) };
+        assert_eq!(stated.steps, Some(vec![step]));
+    }
+}

@@ -1,0 +1,78 @@
+//! Ends all of an attempt, a step at a time, so that the keeper can do other things meanwhile.
+//!
+//! SIGTERM to each process once, and SIGCONT, or a stopped one would not hear it; after the grace SIGKILL to all of them, again
+//! and again, until a look finds nothing alive or [`KILL_PATIENCE`] is over.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process_group};
+
+use crate::runner::proc::{self, Process};
+use crate::runner::tree::Search;
+
+/// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks for what is still alive: at first, at most, and once it is killed.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_MAX: Duration = Duration::from_millis(50);
+const LOOK_KILLED: Duration = Duration::from_millis(5);
+
+/// An end that is on its way.
+pub(super) struct Ending {
+    kill_at: Instant,
+    asked: HashSet<(u32, u64)>,
+    look_at: Instant,
+    pause: Duration,
+}
+
+impl Ending {
+    pub(super) fn new(grace: Duration) -> Self {
+        let now = Instant::now();
+        Self { kill_at: now + grace, asked: HashSet::new(), look_at: now, pause: LOOK_FIRST }
+    }
+
+    /// When there is something to do.
+    pub(super) fn due(&self) -> Instant {
+        self.look_at
+    }
+
+    /// Somebody has ended: it may have been the last.
+    pub(super) fn hurry(&mut self) {
+        self.look_at = Instant::now();
+    }
+
+    /// Does what is due. Once it is over, what is still alive.
+    ///
+    /// `group` is a process group that cannot have been reused because its leader was not reaped yet: SIGKILL to all of
+    /// it at once also catches a program that forks faster than it can be counted.
+    pub(super) fn step(&mut self, search: &Search, group: u32) -> io::Result<Option<Vec<Process>>> {
+        let now = Instant::now();
+        if now < self.look_at {
+            return Ok(None);
+        }
+        let is_killing = now >= self.kill_at;
+        if is_killing && let Some(group) = proc::pid(group) {
+            // Nobody left in it is no error; a failure shows in what is found next.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let alive: Vec<Process> = search.find()?.into_iter().map(|(_, process)| process).collect();
+        if alive.is_empty() || now >= self.kill_at + KILL_PATIENCE {
+            return Ok(Some(alive));
+        }
+        for process in &alive {
+            if is_killing {
+                let _ = proc::signal(process.program, Signal::KILL);
+            } else if self.asked.insert((process.program.pid, process.program.start_ticks)) {
+                let _ = proc::signal(process.program, Signal::TERM);
+                let _ = proc::signal(process.program, Signal::CONT);
+            }
+        }
+        let now = Instant::now();
+        self.look_at =
+            if is_killing { now + LOOK_KILLED } else { (now + self.pause).min(self.kill_at.max(now)) };
+        self.pause = (self.pause * 2).min(LOOK_MAX);
+        Ok(None)
+    }
+}

@@ -1,0 +1,187 @@
+//! Who talks with the keeper: the daemon, over the stream it started the keeper with or over the socket, and the program.
+//!
+//! The socket may be open to everybody: what somebody may say depends on who he is, as the kernel knows him
+//! (`SO_PEERCRED`, unix(7)). Nothing here blocks, and all of it is bounded.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+
+use super::address::Address;
+use super::words::{Answer, WORD_BYTES_MAX, Word, line};
+
+/// Connections at once. A program asks and waits for its answer; the daemon has one.
+const PEERS_MAX: usize = 64;
+/// Taken at once.
+const READ_BYTES: usize = 64 << 10;
+const BACKLOG: i32 = 64;
+
+/// The keeper's socket and all who are connected.
+pub(super) struct Peers {
+    listener: UnixListener,
+    path: PathBuf,
+    all: Vec<Peer>,
+}
+
+/// What somebody may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rights {
+    /// Follow and stop.
+    pub(super) is_daemon: bool,
+    /// Everything else.
+    pub(super) is_program: bool,
+}
+
+struct Peer {
+    stream: UnixStream,
+    rights: Rights,
+    text: Vec<u8>,
+    follows: bool,
+    /// The stream that the keeper was started with.
+    is_first: bool,
+}
+
+/// What came from one peer.
+pub(super) struct Heard {
+    /// Each with whether it is understood.
+    pub(super) words: Vec<Result<Word, String>>,
+    pub(super) rights: Rights,
+    /// The daemon that started the keeper is gone.
+    pub(super) has_lost_daemon: bool,
+}
+
+impl Peers {
+    /// Listens, and follows nobody yet but the daemon that started the keeper. `early` came from it before this.
+    pub(super) fn listen(path: &Path, mode: Mode) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode of the socket itself, less the umask (unix(7)).
+        rustix::fs::fchmod(&socket, mode)?;
+        rustix::net::bind(&socket, &Address::of(path)?.address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(Self { listener: socket.into(), path: path.to_owned(), all: Vec::new() })
+    }
+
+    /// Takes the daemon's own stream among them.
+    pub(super) fn follow(&mut self, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
+        daemon.set_nonblocking(true)?;
+        let rights = Rights { is_daemon: true, is_program: false };
+        self.all.push(Peer { stream: daemon, rights, text: early, follows: true, is_first: true });
+        Ok(())
+    }
+
+    /// To be waited for: the listener, then each peer in its order.
+    pub(super) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd()).chain(self.all.iter().map(|peer| peer.stream.as_fd()))
+    }
+
+    /// Takes those who knock. `is_program` says whether a pid belongs to the program.
+    pub(super) fn accept(&mut self, is_program: impl Fn(u32) -> bool) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.all.len() >= PEERS_MAX || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let Ok(who) = socket_peercred(&stream) else { continue };
+            let own = rustix::process::geteuid();
+            let pid = u32::try_from(who.pid.as_raw_nonzero().get()).unwrap_or(0);
+            let rights =
+                Rights { is_daemon: who.uid == own || who.uid.is_root(), is_program: is_program(pid) };
+            self.all.push(Peer { stream, rights, text: Vec::new(), follows: false, is_first: false });
+        }
+    }
+
+    /// What a peer said; it is let go if it has ended or misbehaved, which [`Self::sweep`] completes.
+    pub(super) fn hear(&mut self, index: usize) -> Option<Heard> {
+        let peer = self.all.get_mut(index)?;
+        let has_ended = peer.read();
+        let mut words = Vec::new();
+        while let Some(at) = memchr::memchr(b'\n', &peer.text) {
+            let rest = peer.text.split_off(at + 1);
+            let text = std::mem::replace(&mut peer.text, rest);
+            words.push(serde_json::from_slice(&text).map_err(|error| format!("not understood: {error}")));
+        }
+        let is_lost = has_ended || peer.text.len() > WORD_BYTES_MAX;
+        let heard = Heard { words, rights: peer.rights, has_lost_daemon: is_lost && peer.is_first };
+        if is_lost {
+            peer.close();
+        }
+        Some(heard)
+    }
+
+    /// Answers a peer. One that does not take its answer is let go.
+    pub(super) fn answer(&mut self, index: usize, answer: &Answer) {
+        if let Some(peer) = self.all.get_mut(index) {
+            let text = line(answer);
+            if rustix::net::send(&peer.stream, &text, SendFlags::NOSIGNAL) != Ok(text.len()) {
+                peer.close();
+            }
+        }
+    }
+
+    /// This peer gets the news from now on.
+    pub(super) fn set_follower(&mut self, index: usize) {
+        if let Some(peer) = self.all.get_mut(index) {
+            peer.follows = true;
+        }
+    }
+
+    /// Tells a piece of news. Whoever has not taken the last ones looks at everything once he does.
+    pub(super) fn tell(&mut self, news: u8) {
+        for peer in self.all.iter_mut().filter(|peer| peer.follows) {
+            match rustix::net::send(&peer.stream, &[news], SendFlags::NOSIGNAL) {
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => peer.close(),
+            }
+        }
+    }
+
+    /// Forgets those who are gone. Their numbers change with this.
+    pub(super) fn sweep(&mut self) {
+        self.all.retain(|peer| !peer.is_closed());
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Peer {
+    /// Takes what is there; true if nothing more will come.
+    fn read(&mut self) -> bool {
+        while self.text.len() <= WORD_BYTES_MAX {
+            self.text.reserve(READ_BYTES);
+            match rustix::io::read(&self.stream, spare_capacity(&mut self.text)) {
+                Ok(0) => return true,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    /// Gone: neither heard nor told any more.
+    fn close(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.follows = false;
+        self.is_first = false;
+        self.rights = Rights { is_daemon: false, is_program: false };
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.follows && self.rights == Rights { is_daemon: false, is_program: false }
+    }
+}

@@ -1,0 +1,293 @@
+//! The directory of one attempt: who owns it, what the program stated, how it ended.
+//!
+//! ```text
+//!  ATTEMPTS/<id>.<attempt>/     mode 0700, of the daemon's user
+//!    report        FIFO of the program's reports
+//!    owner         made with O_EXCL by the keeper before it starts the program, or by a recovery that decides that
+//!                  there is none (a tombstone): who comes second stops
+//!    statements    what the program stated: see `statements`
+//!    outcome       how the attempt ended: written aside, synced, renamed
+//! ```
+//!
+//! A directory is removed once what became of its attempt is durable in the store, or by a start of the daemon that
+//! finds no unfinished claim for it. Used by the keeper, by the daemon's end of it (`kept`), and by recovery.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::words::{AtGate, StopWhy, VERSION, line};
+use crate::action::Program;
+use crate::crash_point::crash_point;
+
+/// Longest `owner` and longest `outcome` that is read: a result at its largest (1 MiB) and messages, escaped.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// One attempt's directory, which may not exist yet or any more.
+#[derive(Clone, Debug)]
+pub(crate) struct AttemptPlace {
+    dir: PathBuf,
+}
+
+/// Who has the attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A keeper was first; with its program, if it came to that.
+    Keeper(Option<Program>),
+    /// A recovery was first: the program is never started.
+    Nobody,
+}
+
+/// How an attempt ended, as its keeper wrote it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) version: u32,
+    /// The program's exit code.
+    pub(crate) code: Option<i32>,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
+    /// Why it could not be started.
+    pub(crate) fault: Option<String>,
+    /// The host was short of something that it needs: another try is worth it.
+    #[serde(default)]
+    pub(crate) was_short: bool,
+    /// Its last message.
+    pub(crate) message: Option<String>,
+    /// Its last result.
+    pub(crate) result: Option<Box<RawValue>>,
+    /// The last line that it printed, on stderr if there is one.
+    pub(crate) printed: Option<String>,
+    /// Why it was ended, if it did not end by itself.
+    pub(crate) stopped: Option<StopWhy>,
+    /// What of it could not be ended.
+    pub(crate) alive: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct OwnerLine {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keeper: Option<AtGate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<AtGate>,
+    #[serde(default)]
+    gone: bool,
+}
+
+impl AttemptPlace {
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Of an attempt, or of a probe with its suffix.
+    pub(crate) fn of(attempts_dir: &Path, name: &str) -> Self {
+        Self::at(attempts_dir.join(name))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn fifo(&self) -> PathBuf {
+        self.dir.join("report")
+    }
+
+    pub(crate) fn statements(&self) -> PathBuf {
+        self.dir.join("statements")
+    }
+
+    fn owner_file(&self) -> PathBuf {
+        self.dir.join("owner")
+    }
+
+    fn outcome_file(&self) -> PathBuf {
+        self.dir.join("outcome")
+    }
+
+    /// Makes the directory with its FIFO. What an earlier keeper left that never became its owner is used again; no
+    /// attempt's number is.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        self.make_dir()?;
+        match mknodat(CWD, self.fifo(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            made => Ok(made?),
+        }
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        let create = || DirBuilder::new().mode(0o700).create(&self.dir);
+        match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = self.dir.parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().mode(0o700).recursive(true).create(parent)?;
+                create()
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Takes the attempt for this keeper; false if a recovery was first.
+    pub(crate) fn own(&self, keeper: Program) -> io::Result<bool> {
+        let keeper = Some(AtGate { pid: keeper.pid, start_ticks: keeper.start_ticks });
+        self.be_first(&OwnerLine { version: VERSION, keeper, ..OwnerLine::default() })
+    }
+
+    /// Makes sure that no keeper starts this attempt's program any more; false if one has, or may be about to.
+    pub(crate) fn bury(&self) -> io::Result<bool> {
+        self.make_dir()?;
+        self.be_first(&OwnerLine { version: VERSION, gone: true, ..OwnerLine::default() })
+    }
+
+    fn be_first(&self, owner: &OwnerLine) -> io::Result<bool> {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.owner_file()) {
+            Ok(mut file) => file.write_all(&line(owner)).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes which process the program is, so that it is found although its keeper was killed.
+    pub(crate) fn note_program(&self, program: Program) -> io::Result<()> {
+        let program = Some(AtGate { pid: program.pid, start_ticks: program.start_ticks });
+        let noted = line(&OwnerLine { version: VERSION, program, ..OwnerLine::default() });
+        OpenOptions::new().append(true).open(self.owner_file())?.write_all(&noted)
+    }
+
+    /// Who has the attempt; none if nobody has it yet. A keeper may be killed at any byte: what is no line counts as its own.
+    pub(crate) fn owner(&self) -> io::Result<Option<Owner>> {
+        let Some(text) = read(&self.owner_file())? else { return Ok(None) };
+        let lines = text.split(|byte| *byte == b'\n');
+        let lines: Vec<OwnerLine> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        if lines.iter().any(|line| line.gone) {
+            return Ok(Some(Owner::Nobody));
+        }
+        let program = lines.iter().find_map(|line| line.program).map(AtGate::program);
+        Ok(Some(Owner::Keeper(program)))
+    }
+
+    /// Writes how the attempt ended.
+    ///
+    /// # Durability
+    ///
+    /// The outcome is on disk when this returns, or the one before is: never half of it.
+    pub(crate) fn end(&self, ended: &Ended) -> io::Result<()> {
+        let aside = self.dir.join("outcome.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        file.write_all(&line(ended))?;
+        crash_point("keeper_outcome_written");
+        file.sync_all()?;
+        crash_point("keeper_outcome_synced");
+        std::fs::rename(&aside, self.outcome_file())?;
+        crash_point("keeper_outcome_renamed");
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// How the attempt ended; none if nobody has written that.
+    pub(crate) fn ended(&self) -> io::Result<Option<Ended>> {
+        let Some(text) = read(&self.outcome_file())? else { return Ok(None) };
+        let ended = serde_json::from_slice::<Ended>(&text).map_err(|error| {
+            let told = format!("cannot understand {}: {error}", self.outcome_file().display());
+            io::Error::new(io::ErrorKind::InvalidData, told)
+        })?;
+        Ok(Some(ended))
+    }
+
+    /// Removes all of it. What is not there is no error.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        // Nearly always nothing else is in it.
+        for file in [self.fifo(), self.owner_file(), self.outcome_file()] {
+            let _ = std::fs::remove_file(file);
+        }
+        let removed = match std::fs::remove_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::fs::remove_dir_all(&self.dir)
+            }
+            removed => removed,
+        };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+/// The bytes of a file; none if it does not exist.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, AttemptPlace) {
+        let home = tempfile::tempdir().unwrap();
+        let place = AttemptPlace::of(&home.path().join("attempts"), "7.1");
+        (home, place)
+    }
+
+    #[test]
+    fn who_comes_second_stops() {
+        let keeper = Program { pid: 7, start_ticks: 8 };
+        let (_home, place) = place();
+        assert_eq!(place.owner().unwrap(), None);
+        place.make().unwrap();
+        place.make().unwrap();
+        assert!(place.fifo().exists());
+        assert!(place.own(keeper).unwrap());
+        assert!(!place.bury().unwrap(), "a keeper has it");
+        assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(None)));
+        let program = Program { pid: 9, start_ticks: 10 };
+        place.note_program(program).unwrap();
+        assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(Some(program))));
+
+        let (_home, place) = super::tests::place();
+        assert!(place.bury().unwrap(), "before any keeper made it");
+        place.make().unwrap();
+        assert!(!place.own(keeper).unwrap());
+        assert_eq!(place.owner().unwrap(), Some(Owner::Nobody));
+    }
+
+    #[test]
+    fn keeper_that_was_killed_while_it_wrote_its_name_has_it_still() {
+        let (_home, place) = place();
+        place.make().unwrap();
+        for half in ["", "{\"version\":1,\"kee"] {
+            std::fs::write(place.owner_file(), half).unwrap();
+            assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(None)), "{half:?}");
+        }
+    }
+
+    #[test]
+    fn outcome_is_read_as_it_was_written_and_half_of_one_is_none() {
+        let (_home, place) = place();
+        place.make().unwrap();
+        assert!(place.ended().unwrap().is_none());
+        std::fs::write(place.dir().join("outcome.new"), "{\"ver").unwrap();
+        assert!(place.ended().unwrap().is_none());
+        let result = RawValue::from_string(r#"{"n":[1,2]}"#.to_owned()).ok();
+        let ended =
+            Ended { version: VERSION, code: Some(3), message: Some("m".into()), result, ..Ended::default() };
+        place.end(&ended).unwrap();
+        let read = place.ended().unwrap().unwrap();
+        assert_eq!((read.code, read.message.as_deref(), read.stopped), (Some(3), Some("m"), None));
+        assert_eq!(read.result.unwrap().get(), r#"{"n":[1,2]}"#);
+        std::fs::write(place.outcome_file(), "{\"ver").unwrap();
+        assert!(place.ended().unwrap_err().to_string().contains("cannot understand"));
+        std::fs::write(place.dir().join("x"), "").unwrap();
+        place.remove().unwrap();
+        place.remove().unwrap();
+        assert!(!place.dir().exists());
+    }
+}

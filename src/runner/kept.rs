@@ -1,0 +1,221 @@
+//! The daemon's end of a keeper: starts it, lets its program go, hears the news, finds it again after a restart.
+//!
+//! ```text
+//!  start ─▶ Gated ── go ─▶ Kept ── next ─▶ News, ..., News::Over ─▶ ended
+//!                  adopt ─▶ Kept
+//! ```
+//!
+//! To drop any of these leaves a keeper that got its go alone, with its program; one at its gate ends. Used by
+//! `handlers::exec`; needs a tokio runtime.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use super::backend::{Backend, Launch};
+use super::keeper::address::Address;
+use super::keeper::place::{AttemptPlace, Ended, Owner};
+use super::keeper::statements::{Statement, StatementReader};
+use super::keeper::words::{AtGate, Cannot, LOGGED, Order, STATED, StopWhy, Word, line};
+use super::proc::{self, Process};
+use super::tree::{Search, describe};
+use crate::action::{ActionId, Program};
+
+/// Longest answer of a keeper at its gate.
+const ANSWER_BYTES_MAX: u64 = 4_096;
+
+/// Between two looks at a keeper that cannot be reached.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between SIGTERM and SIGKILL for what a killed keeper left.
+const LEFT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A keeper that waits at its gate.
+pub(crate) struct Gated {
+    stream: UnixStream,
+    /// To be made durable before the go.
+    pub(crate) keeper: Program,
+    place: AttemptPlace,
+}
+
+/// A keeper that got its go, or what it left.
+pub(crate) struct Kept {
+    presence: Presence,
+    statements: StatementReader,
+    has_unread: bool,
+    place: AttemptPlace,
+}
+
+/// How the daemon knows of a keeper.
+enum Presence {
+    Stream(UnixStream),
+    /// Its socket is gone, such as with all of /run: it is looked at now and then, and told to stop by a signal.
+    Process(Program, AsyncFd<OwnedFd>),
+    Ended,
+}
+
+/// What a keeper tells.
+pub(crate) enum News {
+    Stated(Vec<Statement>),
+    /// The log has grown.
+    Logged,
+    /// The keeper has ended.
+    Over,
+}
+
+/// Starts a keeper. It has started nothing when this returns, and never will unless it is told to go.
+///
+/// # Errors
+///
+/// There is no keeper; or its program could not even be tried, in words.
+pub(crate) async fn start(
+    backend: &dyn Backend,
+    launch: Launch<'_>,
+    order: &Order,
+    input: &[u8],
+) -> io::Result<Gated> {
+    let (own, its) = StdUnixStream::pair()?;
+    own.set_nonblocking(true)?;
+    let mut stream = UnixStream::from_std(own)?;
+    backend.launch(launch, its.into()).await?;
+    let mut text = line(order);
+    text.extend_from_slice(input);
+    let answer = async {
+        stream.write_all(&text).await?;
+        let mut answer = String::new();
+        // Nothing follows the answer before the go.
+        BufReader::new((&mut stream).take(ANSWER_BYTES_MAX)).read_line(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = answer.await.map_err(|error| io::Error::other(format!("the keeper is gone: {error}")))?;
+    let Ok(at_gate) = serde_json::from_str::<AtGate>(&answer) else {
+        return Err(match serde_json::from_str::<Cannot>(&answer) {
+            Ok(Cannot { errno: Some(errno), .. }) => io::Error::from_raw_os_error(errno),
+            Ok(Cannot { cannot, .. }) => io::Error::other(cannot),
+            Err(_) => io::Error::other("the keeper has ended before it reached its gate"),
+        });
+    };
+    Ok(Gated { stream, keeper: at_gate.program(), place: AttemptPlace::at(order.place.clone()) })
+}
+
+impl Gated {
+    /// Lets the program start.
+    pub(crate) async fn go(mut self) -> Kept {
+        // An error means that the keeper is gone, as its end tells too.
+        let _ = self.stream.write_all(&line(&Word::Go)).await;
+        let statements = StatementReader::new(&self.place.statements());
+        Kept { presence: Presence::Stream(self.stream), statements, has_unread: false, place: self.place }
+    }
+}
+
+impl Kept {
+    /// Takes up an attempt whose keeper listens at that socket, or has ended.
+    pub(crate) async fn adopt(place: AttemptPlace, socket: &Path, keeper: Option<Program>) -> Self {
+        let connected = async {
+            let stream = Address::of(socket)?.connect()?;
+            stream.set_nonblocking(true)?;
+            let mut stream = UnixStream::from_std(stream)?;
+            stream.write_all(&line(&Word::Follow)).await?;
+            Ok::<_, io::Error>(stream)
+        };
+        let presence = match (connected.await, keeper) {
+            (Ok(stream), _) => Presence::Stream(stream),
+            (Err(_), Some(keeper)) => match proc::watch(keeper) {
+                Ok(Some(handle)) => Presence::Process(keeper, handle),
+                _ => Presence::Ended,
+            },
+            (Err(_), None) => Presence::Ended,
+        };
+        let statements = StatementReader::new(&place.statements());
+        Self { presence, statements, has_unread: true, place }
+    }
+
+    /// The next piece of news. Can be dropped and called again. After [`News::Over`] there is none.
+    pub(crate) async fn next(&mut self) -> News {
+        loop {
+            if std::mem::take(&mut self.has_unread) {
+                match self.statements.read() {
+                    Ok(stated) if stated.is_empty() => {}
+                    Ok(stated) => return News::Stated(stated),
+                    Err(error) => tracing::warn!(%error, "cannot read what a program stated"),
+                }
+            }
+            match &mut self.presence {
+                Presence::Ended => return News::Over,
+                Presence::Process(_, handle) => {
+                    let look = tokio::time::timeout(LOOK_EVERY, handle.readable()).await;
+                    self.has_unread = true;
+                    if look.is_ok() {
+                        self.presence = Presence::Ended;
+                    }
+                    return News::Logged;
+                }
+                Presence::Stream(stream) => {
+                    let mut news = [0; 64];
+                    let length = stream.read(&mut news).await.unwrap_or(0);
+                    let news = news.get(..length).unwrap_or_default();
+                    self.has_unread = length == 0 || news.contains(&STATED);
+                    if length == 0 {
+                        self.presence = Presence::Ended;
+                    }
+                    if news.contains(&LOGGED) {
+                        return News::Logged;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the keeper to end all of its attempt.
+    pub(crate) async fn stop(&mut self, why: StopWhy, grace: Duration) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        match &mut self.presence {
+            Presence::Stream(stream) => drop(stream.write_all(&line(&Word::Stop { grace_ms, why })).await),
+            // With the grace of its order.
+            Presence::Process(keeper, _) => drop(proc::signal(*keeper, Signal::TERM)),
+            Presence::Ended => {}
+        }
+    }
+
+    /// How the attempt ended, once the keeper has; none if it was killed itself.
+    pub(crate) fn ended(&self) -> io::Result<Option<Ended>> {
+        self.place.ended()
+    }
+
+    /// Ends what a killed keeper left; gives what cannot be ended, in words.
+    pub(crate) async fn end_left(
+        &self,
+        backend: &dyn Backend,
+        name: &str,
+        id: ActionId,
+        mark: &str,
+        keeper: Option<Program>,
+    ) -> io::Result<Option<String>> {
+        backend.end(name).await?;
+        let program = match self.place.owner()? {
+            Some(Owner::Keeper(program)) => program,
+            _ => None,
+        };
+        let known = [keeper, program].into_iter().flatten().map(|program| (id, program)).collect();
+        let search =
+            Search { mark: mark.to_owned(), known, below: None, spared: HashSet::new(), since_ticks: 0 };
+        let survivors = tokio::task::spawn_blocking(move || search.end(LEFT_PATIENCE, None))
+            .await
+            .map_err(io::Error::other)??;
+        let survivors: Vec<Process> = survivors.into_iter().map(|(_, process)| process).collect();
+        Ok((!survivors.is_empty()).then(|| describe(&survivors)))
+    }
+}
+
+/// The path at which an attempt's keeper listens.
+pub(crate) fn socket(keepers_dir: &Path, name: &str) -> PathBuf {
+    keepers_dir.join(name)
+}
