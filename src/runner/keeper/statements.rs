@@ -55,6 +55,8 @@ pub(crate) struct Statements {
     file: Option<File>,
     generation: u64,
     bytes: u64,
+    /// The file's name is durable, and those of its directories.
+    is_named: bool,
     last: [Option<Statement>; 5],
     /// When progress was written last.
     progress_at: Option<Instant>,
@@ -69,6 +71,7 @@ impl Statements {
             file: None,
             generation: 0,
             bytes: 0,
+            is_named: false,
             last: [const { None }; 5],
             progress_at: None,
             waiting: None,
@@ -110,7 +113,16 @@ impl Statements {
 
     /// Makes all that was stated durable.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), File::sync_data)
+        let Some(file) = &self.file else { return Ok(()) };
+        file.sync_data()?;
+        if !self.is_named {
+            // The attempt's directory and the one of all attempts may be as new as the file.
+            for dir in self.path.ancestors().skip(1).take(3) {
+                File::open(dir)?.sync_all()?;
+            }
+            self.is_named = true;
+        }
+        Ok(())
     }
 
     /// The last result, message and so on are kept in mind as well as on disk.
@@ -148,6 +160,7 @@ impl Statements {
             file.sync_data()?;
         }
         std::fs::rename(&aside, &self.path)?;
+        self.is_named = false;
         (self.file, self.generation, self.bytes) = (Some(file), generation, text.len() as u64);
         Ok(())
     }
