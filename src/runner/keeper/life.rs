@@ -229,9 +229,8 @@ impl Life {
         let outputs = self.outputs.iter().enumerate().filter_map(|(index, output)| {
             Some((Source::Output(index), output.pipe()?.as_fd(), PollFlags::IN))
         });
-        let peers = self.peers.sources().enumerate().map(|(index, peer)| {
-            let kind = index.checked_sub(1).map_or(Source::Listener, Source::Peer);
-            (kind, peer, PollFlags::IN)
+        let peers = self.peers.sources().enumerate().map(|(index, (peer, flags))| {
+            (index.checked_sub(1).map_or(Source::Listener, Source::Peer), peer, flags)
         });
         [child, reports].into_iter().chain(feed).chain(outputs).chain(peers)
     }

@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
+use rustix::event::PollFlags;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -17,7 +18,8 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use super::address::Address;
 use super::words::{Answer, WORD_BYTES_MAX, Word, line};
 
-/// Connections at once. A program asks and waits for its answer; the daemon has one.
+/// Connections of the program at once, and as many of others. A program asks and waits for its answer; the daemon has
+/// one, and the program cannot keep it out.
 const PEERS_MAX: usize = 64;
 /// Taken at once.
 const READ_BYTES: usize = 64 << 10;
@@ -43,10 +45,15 @@ struct Peer {
     stream: UnixStream,
     rights: Rights,
     text: Vec<u8>,
+    /// Answers that it has not taken yet: a value is longer than what a socket holds.
+    unsent: Vec<u8>,
     follows: bool,
     /// The stream that the keeper was started with.
     is_first: bool,
 }
+
+/// Those of a stranger, and of who is gone.
+const NONE: Rights = Rights { is_daemon: false, is_program: false };
 
 /// What came from one peer.
 pub(super) struct Heard {
@@ -77,19 +84,29 @@ impl Peers {
     pub(super) fn follow(&mut self, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
         daemon.set_nonblocking(true)?;
         let rights = Rights { is_daemon: true, is_program: false };
-        self.all.push(Peer { stream: daemon, rights, text: early, follows: true, is_first: true });
+        self.all.push(Peer {
+            stream: daemon,
+            rights,
+            text: early,
+            unsent: Vec::new(),
+            follows: true,
+            is_first: true,
+        });
         Ok(())
     }
 
     /// To be waited for: the listener, then each peer in its order.
-    pub(super) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.all.iter().map(|peer| peer.stream.as_fd()))
+    pub(super) fn sources(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let listener = (self.listener.as_fd(), PollFlags::IN);
+        // Who does not take its answers is not heard either: so they cannot pile up.
+        let wants = |peer: &Peer| if peer.unsent.is_empty() { PollFlags::IN } else { PollFlags::OUT };
+        std::iter::once(listener).chain(self.all.iter().map(move |peer| (peer.stream.as_fd(), wants(peer))))
     }
 
     /// Takes those who knock. `is_program` says whether a pid belongs to the program.
     pub(super) fn accept(&mut self, is_program: impl Fn(u32) -> bool) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.all.len() >= PEERS_MAX || stream.set_nonblocking(true).is_err() {
+            if stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let Ok(who) = socket_peercred(&stream) else { continue };
@@ -97,13 +114,25 @@ impl Peers {
             let pid = u32::try_from(who.pid.as_raw_nonzero().get()).unwrap_or(0);
             let rights =
                 Rights { is_daemon: who.uid == own || who.uid.is_root(), is_program: is_program(pid) };
-            self.all.push(Peer { stream, rights, text: Vec::new(), follows: false, is_first: false });
+            let alike = self.all.iter().filter(|peer| peer.rights.is_program == rights.is_program).count();
+            if rights == NONE || alike >= PEERS_MAX {
+                let answer = if rights == NONE { Answer::NotAllowed } else { Answer::Busy };
+                // What does not fit into the empty socket is no answer of these.
+                let _ = rustix::net::send(&stream, &line(&answer), SendFlags::NOSIGNAL);
+                continue;
+            }
+            let (text, unsent) = (Vec::new(), Vec::new());
+            self.all.push(Peer { stream, rights, text, unsent, follows: false, is_first: false });
         }
     }
 
     /// What a peer said; it is let go if it has ended or misbehaved, which [`Self::sweep`] completes.
     pub(super) fn hear(&mut self, index: usize) -> Option<Heard> {
         let peer = self.all.get_mut(index)?;
+        if !peer.unsent.is_empty() {
+            peer.send();
+            return None;
+        }
         let has_ended = peer.read();
         let mut words = Vec::new();
         while let Some(at) = memchr::memchr(b'\n', &peer.text) {
@@ -119,13 +148,11 @@ impl Peers {
         Some(heard)
     }
 
-    /// Answers a peer. One that does not take its answer is let go.
+    /// Answers a peer, or begins to.
     pub(super) fn answer(&mut self, index: usize, answer: &Answer) {
         if let Some(peer) = self.all.get_mut(index) {
-            let text = line(answer);
-            if rustix::net::send(&peer.stream, &text, SendFlags::NOSIGNAL) != Ok(text.len()) {
-                peer.close();
-            }
+            peer.unsent.extend(line(answer));
+            peer.send();
         }
     }
 
@@ -173,15 +200,24 @@ impl Peer {
         true
     }
 
+    /// Sends what it takes now. One that has gone is let go.
+    fn send(&mut self) {
+        match rustix::net::send(&self.stream, &self.unsent, SendFlags::NOSIGNAL) {
+            Ok(sent) => drop(self.unsent.drain(..sent.min(self.unsent.len()))),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.close(),
+        }
+    }
+
     /// Gone: neither heard nor told any more.
     fn close(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.follows = false;
         self.is_first = false;
-        self.rights = Rights { is_daemon: false, is_program: false };
+        self.rights = NONE;
     }
 
     fn is_closed(&self) -> bool {
-        !self.follows && self.rights == Rights { is_daemon: false, is_program: false }
+        !self.follows && self.rights == NONE
     }
 }

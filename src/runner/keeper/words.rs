@@ -176,7 +176,12 @@ pub(crate) enum Answer {
     Done,
     /// The value of a key; none if it is not set.
     Value(Option<String>),
+    /// Not taken, and why: it is not to be said again.
     Refused(String),
+    /// Only the program of this action may say that, and who said it is not of it.
+    NotAllowed,
+    /// Too many talk at once: to be said again.
+    Busy,
 }
 
 /// A value as its line, newline included. Only what serde_json can write is ever given to it.
