@@ -24,7 +24,7 @@ pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
 /// Taken at once: see `output`.
 const READ_BYTES: usize = 8 << 10;
 /// Longest message that is kept of a line.
-const MESSAGE_BYTES_MAX: usize = 4096;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4096;
 /// Deepest nesting of a checkpoint or result: what every JSON reader can still read.
 const DEPTH_MAX: usize = 64;
 

@@ -348,7 +348,7 @@ impl Life {
                     continue;
                 }
                 Ok(word) if heard.rights.is_program => self.memory.take(word),
-                Ok(_) => Answer::Refused("only the program of this action may say that".to_owned()),
+                Ok(_) => Answer::NotAllowed,
             };
             self.peers.answer(index, &answer);
         }
@@ -389,12 +389,13 @@ impl Life {
         let _ = self.memory.statements.catch_up(true);
         crash_point("keeper_program_ended");
         let status = self.child.reap()?;
+        let has_succeeded = status.is_some_and(|status| status.success());
         let [out, err] = &self.outputs;
         self.place.end(&Ended {
             version: VERSION,
             code: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
-            fault: None,
+            fault: self.memory.skipped().filter(|_| has_succeeded),
             was_short: false,
             message: self.memory.message.take(),
             result: self.memory.result.take(),

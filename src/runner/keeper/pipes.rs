@@ -111,7 +111,13 @@ impl Secrets {
         if self.0.len() >= Self::COUNT_MAX {
             return Err(format!("at most {} values can be redacted", Self::COUNT_MAX));
         }
+        // As it is, and as it stands in JSON.
+        let escaped = serde_json::to_string(value).unwrap_or_default();
+        let escaped = escaped.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
         self.0.push(value.as_bytes().to_vec());
+        if escaped != value && escaped.len() >= Self::BYTES_MIN {
+            self.0.push(escaped.as_bytes().to_vec());
+        }
         // One that holds another goes first, or its rest would be left.
         self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
         Ok(())

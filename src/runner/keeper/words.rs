@@ -12,6 +12,7 @@
 //! what older keepers say and write, and a keeper of a newer binary the orders of an older daemon. So names here are kept
 //! for ever, further ones are optional, and [`VERSION`] changes only with a meaning.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -144,10 +145,9 @@ pub(crate) enum Word {
     StepDone {
         name: String,
     },
-    /// Sets a key of the checkpoint.
+    /// Sets keys of the checkpoint: all of them or none.
     Checkpoint {
-        key: String,
-        value: String,
+        values: BTreeMap<String, String>,
     },
     /// Asks for a key of the checkpoint.
     Recall {
@@ -156,6 +156,10 @@ pub(crate) enum Word {
     Progress {
         percent: u8,
         message: String,
+    },
+    /// What the action says of its end.
+    Message {
+        text: String,
     },
     /// The result, as JSON text.
     Result {
@@ -203,7 +207,11 @@ mod tests {
         assert_eq!(said(&stop), "{\"word\":\"stop\",\"grace_ms\":5,\"why\":\"time_out\"}\n");
         let begin = Word::StepBegin { name: "a".to_owned() };
         assert_eq!(said(&begin), "{\"word\":\"step_begin\",\"name\":\"a\"}\n");
+        let values = [("k".to_owned(), "v".to_owned())].into();
+        let checkpoint = Word::Checkpoint { values };
+        assert_eq!(said(&checkpoint), "{\"word\":\"checkpoint\",\"values\":{\"k\":\"v\"}}\n");
         assert_eq!(line(&Answer::Ok), b"\"ok\"\n");
+        assert_eq!(line(&Answer::NotAllowed), b"\"not_allowed\"\n");
         assert_eq!(line(&Answer::Value(None)), b"{\"value\":null}\n");
     }
 
