@@ -33,7 +33,8 @@
 //!
 //! ```text
 //!  main ─▶ cli ─▶ daemon ─▶ api ─▶ engine ─▶ { store, handlers ─▶ runner } ─▶ action
-//!           └───▶ client ─▶ api::wire
+//!           ├───▶ client ─▶ api::wire
+//!           └───▶ runner::say
 //! ```
 //!
 //! | part | what it is | must not know |

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::demo::DemoArgs;
 use super::exit;
 use super::look::ListArgs;
+use super::say::{CheckpointArgs, ProgressArgs, StepVerb};
 use super::submit::SubmitArgs;
 
 /// A durable action queue for one host: on disk before it says OK, recovered after a crash.
@@ -114,6 +115,30 @@ pub enum Verb {
     Status,
     /// See the main job: real actions, a kill in the middle, nothing lost
     Demo(DemoArgs),
+    /// Within a program: begin and end a step of its action
+    Step {
+        #[command(subcommand)]
+        verb: StepVerb,
+    },
+    /// Within a program: keep values for the attempt after an interruption, or ask for one
+    Checkpoint(CheckpointArgs),
+    /// Within a program: show how far it is, in percent
+    Progress(ProgressArgs),
+    /// Within a program: what the action says of its end; the last one counts
+    Message {
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+    },
+    /// Within a program: the action's result, a JSON object, or - for standard input; the last one counts
+    Result {
+        #[arg(value_name = "JSON")]
+        object: String,
+    },
+    /// Within a program: keep a value out of its log and of all it says from now on; - takes it from standard input
+    Redact {
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +191,17 @@ mod tests {
             "actiond queue pause default",
             "actiond --socket /tmp/s status",
             "actiond demo --keep --dir /tmp/x",
+            "actiond step begin build",
+            "actiond step done build",
+            "actiond step run build -- make -j4 all",
+            "actiond checkpoint image=a=b pushed=3",
+            "actiond checkpoint image",
+            "actiond progress 40 pushing",
+            "actiond progress 100",
+            "actiond message done",
+            "actiond result -",
+            "actiond redact -",
+            "actiond redact --secret",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
@@ -179,6 +215,11 @@ mod tests {
             "actiond submit --file x --action deploy",
             "actiond show minus-one",
             "actiond wait 1 --timeout soon",
+            "actiond step begin",
+            "actiond step run build",
+            "actiond step run build make",
+            "actiond checkpoint",
+            "actiond progress 101",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

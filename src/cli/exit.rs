@@ -30,22 +30,26 @@ pub enum Exit {
     WaitOver = 124,
 }
 
+/// Of `step begin`: the step is done already. In a shell that is just no, as any code but 0.
+pub const STEP_IS_DONE: u8 = 3;
+
 /// Shown at the end of `--help`.
 pub const TABLE: &str = "\
 Exit codes:
     0  done; with wait and --wait: every action succeeded
-    1  the action failed, or the daemon could not do it
-    3  the action was cancelled
+    1  the action failed, or the daemon could not do it; checkpoint KEY: it is not set
+    3  the action was cancelled; step begin: the step is done already
     4  the action ran into its timeout or deadline
     5  the action expired or was superseded before it ran
     6  the action is held and waits for a person
-   64  usage
-   65  the daemon refused the input
-   69  the daemon is unreachable
+   64  usage; step and the like: not within a program
+   65  the daemon, or the program's keeper, refused the input
+   69  the daemon, or the program's keeper, is unreachable
    77  not allowed
    78  the configuration has problems
   124  this client's own wait ran out; the action goes on
 
+`step run` exits as its command, if that fails.
 With several actions: the code of the first, in the order given, that did not succeed.
 `serve` exits as the daemon: 0, 64, 65 (damaged journal), 69, 74 (store), 75 (another has the store), 78.";
 

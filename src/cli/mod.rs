@@ -1,7 +1,8 @@
 //! The command line: reads the arguments, carries out one verb, returns its exit code (`exit`).
 //!
 //! Data goes to stdout and talk to stderr (`output`); with `--json` stdout carries JSON only. The verbs are
-//! clients of the daemon like any other: all but `serve` and `check-config` reach it through [`crate::client`] alone.
+//! clients of the daemon like any other: all but `serve` and `check-config` reach it through [`crate::client`] alone. What a
+//! running program says of its own action goes to its keeper (`say`).
 //! Called by `main`.
 
 mod act;
@@ -12,6 +13,7 @@ mod follow;
 mod look;
 mod output;
 mod queue;
+mod say;
 mod serve;
 mod submit;
 mod table;
@@ -48,6 +50,12 @@ pub fn main() -> ExitCode {
     match cli.verb {
         Verb::Serve { config } => serve::serve(out, config),
         Verb::CheckConfig { config } => serve::check(out, config.as_deref()).into(),
+        Verb::Step { verb } => say::step(out, verb),
+        Verb::Checkpoint(args) => say::checkpoint(out, args),
+        Verb::Progress(args) => say::progress(out, args),
+        Verb::Message { text } => say::message(out, text),
+        Verb::Result { object } => say::result(out, object),
+        Verb::Redact { value } => say::redact(out, value),
         verb => client_verb(&cli.global, out, verb).into(),
     }
 }
@@ -76,7 +84,14 @@ fn client_verb(global: &Global, out: Out, verb: Verb) -> Exit {
 async fn dispatch(client: &Client, out: Out, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         // Taken by `main`.
-        Verb::Serve { .. } | Verb::CheckConfig { .. } => Ok(Exit::Usage),
+        Verb::Serve { .. }
+        | Verb::CheckConfig { .. }
+        | Verb::Step { .. }
+        | Verb::Checkpoint(_)
+        | Verb::Progress(_)
+        | Verb::Message { .. }
+        | Verb::Result { .. }
+        | Verb::Redact { .. } => Ok(Exit::Usage),
         Verb::Submit(args) => submit::submit(client, out, *args).await,
         Verb::List(args) => look::list(client, out, *args).await,
         Verb::Show { id } => look::show(client, out, id).await,

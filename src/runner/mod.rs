@@ -34,6 +34,7 @@ pub(crate) mod output;
 pub(crate) mod proc;
 pub(crate) mod program;
 pub(crate) mod report;
+pub(crate) mod say;
 pub(crate) mod spawn;
 pub(crate) mod tree;
 pub mod units;

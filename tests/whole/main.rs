@@ -32,3 +32,4 @@ mod service;
 mod strace;
 mod stream;
 mod upgrade;
+mod words;

@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 const PATH_BYTES_MAX: usize = 107;
@@ -33,8 +35,25 @@ impl Address {
 
     /// Connects to whoever listens there.
     pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+        self.connect_as(None)
+    }
+
+    /// The same, with a bound: it waits as long as others wait to be taken, and so does each write later.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the time is over.
+    pub(crate) fn connect_within(&self, patience: Duration) -> io::Result<UnixStream> {
+        self.connect_as(Some(patience))
+    }
+
+    fn connect_as(&self, patience: Option<Duration>) -> io::Result<UnixStream> {
         let flags = SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        if patience.is_some() {
+            // Bounds connect(2) as well (socket(7)).
+            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, patience)?;
+        }
         rustix::net::connect(&socket, &self.address)?;
         Ok(socket.into())
     }
