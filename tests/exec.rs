@@ -160,7 +160,11 @@ impl World {
     async fn run(&self, own: &str) -> Outcome {
         let (exec, attempt) = (self.exec(own), self.attempt(self.action()));
         let outcome = tokio::time::timeout(BOUND, exec.run(&attempt)).await.expect("it ends");
-        exec.forget(ID, 2);
+        if let Some(afterwards) = attempt.take_afterwards() {
+            afterwards();
+        }
+        let attempts = self.home.path().join("attempts");
+        until(|| std::fs::read_dir(&attempts).map_or(0, Iterator::count) == 0).await;
         let left = std::fs::read_dir(self.home.path().join("attempts")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "the attempt's directory is gone");
         assert_eq!(self.alive(), Vec::<u32>::new(), "nothing of the attempt is alive");
@@ -470,8 +474,14 @@ async fn attempt_is_left_running_and_taken_up_with_nothing_lost_or_doubled() {
     assert!(lines.iter().enumerate().all(|(at, line)| *line == format!("line {}", at + 1)));
     assert_eq!(world.port.checkpoints.lock().unwrap().last().unwrap(), r#"{"n":300}"#);
     // The outcome stands until somebody has recorded it.
-    assert_eq!(exec.adopt(&again).await, expected);
-    exec.forget(ID, 2);
+    drop(again.take_afterwards());
+    let outcome = world.home.path().join("attempts/4711.2.outcome");
+    until(|| outcome.exists()).await;
+    for _ in 0..2 {
+        assert_eq!(exec.adopt(&again).await, expected);
+    }
+    again.take_afterwards().unwrap()();
+    until(|| !outcome.exists()).await;
     assert_eq!(world.alive(), Vec::<u32>::new());
     assert!(matches!(exec.adopt(&again).await, Outcome::Lost { .. }));
 }

@@ -52,7 +52,6 @@ pub(super) struct Live {
     /// Of its action: what ends an attempt needs it again.
     pub body: Arc<Body>,
     pub stop: watch::Sender<Option<StopReason>>,
-    pub handler: Arc<dyn Handler>,
     /// It goes on when the daemon stops.
     pub outlives: bool,
 }

@@ -6,7 +6,7 @@
 //! `recovery` end actions through it.
 
 use super::commands::cancelled_text;
-use super::core::{After, Core, Live};
+use super::core::{After, Core};
 use super::recovery::{Decision, by_policy};
 use super::request::Said;
 use super::scheduler::Input;
@@ -16,7 +16,7 @@ use crate::action::{
     State, Status, Timestamp, backoff_ms,
 };
 use crate::crash_point::crash_point;
-use crate::handlers::NotRecorded;
+use crate::handlers::{Afterwards, NotRecorded};
 use crate::store::StoreError;
 
 /// Longest `reason` and longest message of a past attempt, in bytes.
@@ -112,9 +112,11 @@ impl Core {
                 && matches!(action.status.state, State::Running | State::Cancelling)
         });
         match said {
-            Said::Ended(outcome) => {
+            Said::Ended(outcome, afterwards) => {
                 let is_current = self.live.get(&id).is_some_and(|live| live.attempt == attempt);
-                let live = if is_current { self.live.remove(&id) } else { None };
+                if is_current {
+                    self.live.remove(&id);
+                }
                 if outcome == Outcome::LeftRunning {
                     return Ok(());
                 }
@@ -127,7 +129,7 @@ impl Core {
                 };
                 self.ended(now, action, outcome)?;
                 crash_point("outcome_staged");
-                self.forget(now, id, live)?;
+                self.do_afterwards(now, id, afterwards)?;
             }
             Said::Program(program, reply) => {
                 let noted = match owner {
@@ -171,16 +173,17 @@ impl Core {
         Ok(())
     }
 
-    /// Lets the handler remove what it needed to find out how the attempt ended, unless that is still to be found out.
-    fn forget(&mut self, now: Timestamp, id: ActionId, live: Option<Live>) -> Result<(), StoreError> {
-        let Some(live) = live.filter(|live| live.outlives) else { return Ok(()) };
-        if self.unfinished(now, id)?.is_some_and(|action| action.status.claim.is_some()) {
-            return Ok(());
+    /// Lets the attempt's handler know that what became of it is durable, unless that is still to be found out.
+    fn do_afterwards(
+        &mut self,
+        now: Timestamp,
+        id: ActionId,
+        afterwards: Option<Afterwards>,
+    ) -> Result<(), StoreError> {
+        let Some(afterwards) = afterwards else { return Ok(()) };
+        if self.unfinished(now, id)?.is_none_or(|action| action.status.claim.is_none()) {
+            self.then(afterwards);
         }
-        let runtime = self.runtime.clone();
-        self.then(move || {
-            runtime.spawn_blocking(move || live.handler.forget(id, live.attempt));
-        });
         Ok(())
     }
 

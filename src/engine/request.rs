@@ -13,8 +13,8 @@ use crate::action::{
     Action, ActionId, Actor, JsonText, OnConflict, Outcome, ProbeAnswer, Program, RetryPolicy, State, Step,
     Timestamp,
 };
-use crate::handlers::NotRecorded;
 use crate::handlers::registry::Registry;
+use crate::handlers::{Afterwards, NotRecorded};
 
 /// One submission as the wire gave it, with the caller's identity; defaults not yet filled in.
 #[derive(Clone, Debug)]
@@ -237,5 +237,6 @@ pub(super) enum Said {
     Program(Program, oneshot::Sender<Result<(), NotRecorded>>),
     Checkpoint(JsonText, oneshot::Sender<Result<(), NotRecorded>>),
     Steps(Vec<Step>, oneshot::Sender<Result<(), NotRecorded>>),
-    Ended(Outcome),
+    /// With what is to be done once what follows from it is durable.
+    Ended(Outcome, Option<Afterwards>),
 }

@@ -50,7 +50,6 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
         attempt: number,
         body: Arc::clone(&action.body),
         stop: stop.clone(),
-        handler: Arc::clone(&handler),
         outlives: handler.outlives_daemon(action),
     };
     core.live.insert(id, live);
@@ -85,7 +84,8 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
             within(limit, &stop, work).await
         };
         port.close();
-        let _ = inbox.send(Request::Attempt { id, attempt: number, said: Said::Ended(outcome) });
+        let said = Said::Ended(outcome, attempt.take_afterwards());
+        let _ = inbox.send(Request::Attempt { id, attempt: number, said });
     });
 }
 

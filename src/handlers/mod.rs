@@ -16,11 +16,11 @@ pub mod in_process;
 pub mod noop;
 pub mod registry;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
 pub use crate::runner::backend::BoxFuture;
 use crate::runner::logs::LogWriter;
 
@@ -81,9 +81,6 @@ pub trait Handler: Send + Sync {
         Box::pin(async { Outcome::Interrupted })
     }
 
-    /// What became of the attempt is durable: removes what is only needed to find that out after a crash. Blocks.
-    fn forget(&self, _id: ActionId, _attempt: u32) {}
-
     /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
     /// of that attempt is alive; so what it starts carries the attempt's `mark`, and is ended like an attempt's own
     /// programs if the daemon dies meanwhile.
@@ -105,6 +102,9 @@ pub trait Port: Send + Sync {
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>>;
 }
 
+/// What is done once what became of an attempt is durable. Must not block: the engine does it.
+pub type Afterwards = Box<dyn FnOnce() + Send>;
+
 /// One attempt at an action, as its handler sees it.
 pub struct Attempt {
     /// The action as claimed: `status.attempt` is this attempt's number, `status.checkpoint` and `status.steps` what
@@ -116,6 +116,7 @@ pub struct Attempt {
     pub mark: String,
     port: Arc<dyn Port>,
     stop: watch::Receiver<Option<StopReason>>,
+    afterwards: Mutex<Option<Afterwards>>,
 }
 
 impl Attempt {
@@ -127,7 +128,7 @@ impl Attempt {
         port: Arc<dyn Port>,
         stop: watch::Receiver<Option<StopReason>>,
     ) -> Self {
-        Self { action, log, mark, port, stop }
+        Self { action, log, mark, port, stop, afterwards: Mutex::default() }
     }
 
     /// Shows how far the attempt is, 0 to 100. Not durable.
@@ -160,6 +161,17 @@ impl Attempt {
     /// [`NotRecorded`] if the daemon stops; the program must not get its go.
     pub async fn program_started(&self, program: Program) -> Result<(), NotRecorded> {
         self.port.program_started(program).await
+    }
+
+    /// Has this done once what became of the attempt is durable. Dropped undone if the daemon dies before, or if that is
+    /// still to be found out (a probe, a reboot).
+    pub fn when_recorded(&self, work: impl FnOnce() + Send + 'static) {
+        *self.afterwards.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
+    }
+
+    /// What [`Self::when_recorded`] was given.
+    pub fn take_afterwards(&self) -> Option<Afterwards> {
+        self.afterwards.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Resolves when the attempt has to end, with the reason; never before.

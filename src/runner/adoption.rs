@@ -1,14 +1,16 @@
 //! Which attempts that an earlier run of the daemon claimed still run, or ended meanwhile, and which are gone.
 //!
-//! A claim is durable before its keeper gets its go, and names it; the keeper owns the attempt's directory before it starts
-//! the program, and writes there how it ended. So nothing is guessed:
+//! A claim is durable before its keeper gets its go, and names it; the keeper owns the attempt before it starts the program,
+//! and writes down how it ended. So nothing is guessed:
 //!
 //! | found | then |
 //! | --- | --- |
 //! | an outcome | it has ended: adopted, to record that |
-//! | no owner | the program was never started, and never will be: a tombstone is put there |
-//! | a keeper as owner, and it lives | it is adopted |
-//! | a keeper as owner, and it is gone, or of another boot | gone: the recovery policy decides |
+//! | a keeper as owner, and it lives | adopted |
+//! | no owner | gone; a tombstone is put there, and a keeper that is about to start its program stops |
+//! | a keeper as owner, and it is gone, or of another boot | gone |
+//!
+//! For what is gone the recovery policy decides.
 //!
 //! Called once at a start, before [`super::leftovers::end_all`] and before anything is claimed. Blocks.
 
@@ -35,8 +37,6 @@ pub struct Claimed {
 pub struct Survey {
     /// Running on, or ended with an outcome.
     pub adoptable: HashSet<ActionId>,
-    /// It is certain that their program was not started.
-    pub never_started: HashSet<ActionId>,
     /// What the programs of those that are gone had stated.
     pub stated: HashMap<ActionId, Stated>,
     /// Processes of those that are gone: to be looked for and ended.
@@ -62,11 +62,8 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
             Ok(Found::Adoptable) => {
                 survey.adoptable.insert(*id);
             }
-            Ok(Found::Gone { never_started, program }) => {
+            Ok(Found::Gone { program }) => {
                 survey.known.extend([keeper, program].into_iter().flatten().map(|program| (*id, program)));
-                if never_started {
-                    survey.never_started.insert(*id);
-                }
                 survey.stated.insert(*id, stated(&place));
             }
             Err(error) => {
@@ -82,7 +79,7 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
 fn stated(place: &AttemptPlace) -> Stated {
     let mut stated = Stated::default();
     let statements = StatementReader::new(&place.statements()).read().unwrap_or_else(|error| {
-        tracing::warn!(path = %place.dir().display(), %error, "cannot read what a program stated");
+        tracing::warn!(path = %place.prefix().display(), %error, "cannot read what a program stated");
         Vec::new()
     });
     for statement in statements {
@@ -104,8 +101,6 @@ enum Found {
     Adoptable,
     /// Its keeper is gone, or never had it.
     Gone {
-        /// Whether it is certain that the program was never started.
-        never_started: bool,
         /// The program, if the keeper came to noting it.
         program: Option<Program>,
     },
@@ -117,16 +112,11 @@ fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io
     if place.ended()?.is_some() {
         return Ok(Found::Adoptable);
     }
-    if !place.dir().exists() {
-        // It had no keeper, or was about to get one, which nobody can let go any more.
-        return Ok(Found::Gone { never_started: false, program: None });
+    // Without one nobody got a go that could still be underway.
+    if keeper.is_some() && place.bury()? {
+        return Ok(Found::Gone { program: None });
     }
-    // What a loss of power left may be less than what happened.
-    let nobody = Found::Gone { never_started: of_this_boot, program: None };
-    if place.bury()? {
-        return Ok(nobody);
-    }
-    let Some(Owner::Keeper(program)) = place.owner()? else { return Ok(nobody) };
+    let Some(Owner::Keeper(program)) = place.owner()? else { return Ok(Found::Gone { program: None }) };
     let is_alive = match keeper {
         Some(keeper) => Process::read(keeper.pid)?.is_some_and(|now| now.program == keeper && now.is_alive()),
         None => false,
@@ -135,7 +125,7 @@ fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io
     if is_alive || place.ended()?.is_some() {
         return Ok(Found::Adoptable);
     }
-    Ok(Found::Gone { never_started: false, program: program.filter(|_| of_this_boot) })
+    Ok(Found::Gone { program: program.filter(|_| of_this_boot) })
 }
 
 #[cfg(test)]
@@ -161,7 +151,7 @@ mod tests {
             program: keeper,
         };
         let claimed = Claimed { id: ActionId(7), attempt: 1, claim };
-        survey(place.dir().parent().unwrap(), &[claimed], "now")
+        survey(place.prefix().parent().unwrap(), &[claimed], "now")
     }
 
     fn place() -> (tempfile::TempDir, AttemptPlace) {
@@ -173,7 +163,6 @@ mod tests {
     #[test]
     fn keeper_that_lives_is_adopted_and_a_dead_one_is_not() {
         let (_home, place) = place();
-        place.make().unwrap();
         place.own(own()).unwrap();
         let program = Program { pid: 1, start_ticks: 5 };
         place.note_program(program).unwrap();
@@ -184,7 +173,7 @@ mod tests {
             (None, "now", vec![program]),
         ] {
             let found = found(&place, keeper, boot_id);
-            assert!(found.adoptable.is_empty() && found.never_started.is_empty(), "{keeper:?} {boot_id}");
+            assert!(found.adoptable.is_empty(), "{keeper:?} {boot_id}");
             let known: Vec<_> = known.into_iter().map(|program| (ActionId(7), program)).collect();
             assert_eq!(found.known, known, "{keeper:?} {boot_id}");
         }
@@ -193,7 +182,6 @@ mod tests {
     #[test]
     fn outcome_is_taken_up_whoever_wrote_it_and_when() {
         let (_home, place) = place();
-        place.make().unwrap();
         place.own(dead()).unwrap();
         place.end(&super::super::keeper::place::Ended::default()).unwrap();
         for boot_id in ["now", "before"] {
@@ -204,22 +192,20 @@ mod tests {
     #[test]
     fn program_without_an_owner_never_starts() {
         let (_home, place) = place();
-        // Nothing says that there ever was a keeper.
-        assert!(found(&place, None, "now").never_started.is_empty());
-        place.make().unwrap();
+        // In-process, started directly, or at its gate: no keeper that got its go.
+        assert_eq!(found(&place, None, "now").known, []);
+        assert_eq!(place.owner().unwrap(), None);
         for _ in 0..2 {
             let found = found(&place, Some(own()), "now");
-            assert!(found.never_started.contains(&ActionId(7)));
-            assert_eq!(found.known, [(ActionId(7), own())], "a keeper that got its go is ended all the same");
+            assert!(found.adoptable.is_empty());
+            assert_eq!(found.known, [(ActionId(7), own())], "a keeper that got its go is ended");
         }
         assert!(!place.own(own()).unwrap(), "a late keeper stops");
-        assert!(found(&place, None, "before").never_started.is_empty());
     }
 
     #[test]
     fn what_was_stated_is_not_lost_with_the_keeper() {
         let (_home, place) = place();
-        place.make().unwrap();
         place.own(dead()).unwrap();
         std::fs::write(
             place.statements(),

@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 
 use super::backend::{Backend, Launch};
 use super::keeper::address::Address;
-use super::keeper::place::{AttemptPlace, Ended, Owner};
+use super::keeper::place::{AttemptPlace, Ended, EndedLine, Owner};
 use super::keeper::statements::{Statement, StatementReader};
 use super::keeper::words::{AtGate, Cannot, LOGGED, Order, STATED, StopWhy, Word, line};
 use super::proc::{self, Process};
@@ -51,6 +51,8 @@ pub(crate) struct Kept {
     presence: Presence,
     statements: StatementReader,
     has_unread: bool,
+    /// The beginning of a line about the end.
+    line: Vec<u8>,
     place: AttemptPlace,
 }
 
@@ -67,6 +69,8 @@ pub(crate) enum News {
     Stated(Vec<Statement>),
     /// The log has grown.
     Logged,
+    /// The attempt has ended, and its keeper waits for that to be recorded: [`Kept::recorder`].
+    Ended(Box<Ended>),
     /// The keeper has ended.
     Over,
 }
@@ -112,7 +116,13 @@ impl Gated {
         // An error means that the keeper is gone, as its end tells too.
         let _ = self.stream.write_all(&line(&Word::Go)).await;
         let statements = StatementReader::new(&self.place.statements());
-        Kept { presence: Presence::Stream(self.stream), statements, has_unread: false, place: self.place }
+        Kept {
+            presence: Presence::Stream(self.stream),
+            statements,
+            has_unread: false,
+            line: Vec::new(),
+            place: self.place,
+        }
     }
 }
 
@@ -135,7 +145,7 @@ impl Kept {
             (Err(_), None) => Presence::Ended,
         };
         let statements = StatementReader::new(&place.statements());
-        Self { presence, statements, has_unread: true, place }
+        Self { presence, statements, has_unread: true, line: Vec::new(), place }
     }
 
     /// The next piece of news. Can be dropped and called again. After [`News::Over`] there is none.
@@ -159,12 +169,22 @@ impl Kept {
                     return News::Logged;
                 }
                 Presence::Stream(stream) => {
-                    let mut news = [0; 64];
+                    let mut news = [0; 4_096];
                     let length = stream.read(&mut news).await.unwrap_or(0);
                     let news = news.get(..length).unwrap_or_default();
-                    self.has_unread = length == 0 || news.contains(&STATED);
                     if length == 0 {
-                        self.presence = Presence::Ended;
+                        (self.presence, self.has_unread) = (Presence::Ended, true);
+                        continue;
+                    }
+                    // Once a line has begun, there is nothing else.
+                    let begin = if self.line.is_empty() { memchr::memchr(b'{', news) } else { Some(0) };
+                    let (news, line) = news.split_at(begin.unwrap_or(news.len()));
+                    self.line.extend_from_slice(line);
+                    self.has_unread = news.contains(&STATED);
+                    if line.last() == Some(&b'\n')
+                        && let Ok(EndedLine { ended }) = serde_json::from_slice(&self.line)
+                    {
+                        return News::Ended(Box::new(ended));
                     }
                     if news.contains(&LOGGED) {
                         return News::Logged;
@@ -182,6 +202,35 @@ impl Kept {
             // With the grace of its order.
             Presence::Process(keeper, _) => drop(proc::signal(*keeper, Signal::TERM)),
             Presence::Ended => {}
+        }
+    }
+
+    /// What the program stated that was not read yet.
+    pub(crate) fn last_statements(&mut self) -> Vec<Statement> {
+        self.statements.read().unwrap_or_default()
+    }
+
+    /// Does what is left to do once what became of the attempt is durable: the keeper may go, and its files too. Until
+    /// then they are there for the next start. Does not block.
+    pub(crate) fn recorder(self) -> impl FnOnce() + Send + use<> {
+        let Self { presence, place, .. } = self;
+        let runtime = tokio::runtime::Handle::current();
+        move || {
+            let told = match presence {
+                Presence::Stream(stream) => {
+                    let word = line(&Word::Recorded);
+                    stream.try_write(&word).is_ok_and(|length| length == word.len())
+                }
+                Presence::Process(..) | Presence::Ended => false,
+            };
+            if !told {
+                runtime.spawn_blocking(move || {
+                    if let Err(error) = place.remove() {
+                        let path = place.prefix().display();
+                        tracing::warn!(%path, %error, "cannot remove the files of an attempt");
+                    }
+                });
+            }
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) async fn say(
 }
 
 pub(super) fn end(engine: &Engine, id: ActionId, attempt: u32, outcome: Outcome) {
-    engine.inbox.send(Request::Attempt { id, attempt, said: Said::Ended(outcome) }).unwrap();
+    engine.inbox.send(Request::Attempt { id, attempt, said: Said::Ended(outcome, None) }).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

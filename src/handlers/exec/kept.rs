@@ -12,7 +12,7 @@ use crate::action::{JsonText, Outcome, Program};
 use crate::crash_point::crash_point;
 use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::backend::Launch;
-use crate::runner::keeper::place::{AttemptPlace, Ended};
+use crate::runner::keeper::place::{AttemptPlace, Ended, with_end};
 use crate::runner::keeper::statements::Statement;
 use crate::runner::keeper::words::{Order, StepLine, VERSION};
 use crate::runner::kept::{self, Gated, Kept, News};
@@ -81,7 +81,7 @@ pub(super) async fn start(exec: &Exec, argv: &[String], suffix: &str, attempt: &
         format!("{} on {} {} ({name})", action.action, action.resource_type, action.resource_id);
     if !suffix.is_empty() {
         // Of a probe that ended with an earlier run of the daemon: nothing of it is alive.
-        remove(&AttemptPlace::at(order.place.clone()));
+        AttemptPlace::at(order.place.clone()).remove()?;
     }
     let launch = Launch { name: &name, description: &description };
     let gated = match reach_gate(exec, launch, &order, &input, attempt).await? {
@@ -97,11 +97,7 @@ pub(super) async fn start(exec: &Exec, argv: &[String], suffix: &str, attempt: &
     crash_point("program_recorded");
     let kept = gated.go().await;
     crash_point("program_released");
-    let end = follow(exec, kept, &name, attempt, Some(keeper)).await;
-    if !suffix.is_empty() {
-        remove(&AttemptPlace::at(order.place));
-    }
-    Ok(end)
+    Ok(follow(exec, kept, &name, attempt, Some(keeper)).await)
 }
 
 fn order(
@@ -122,7 +118,7 @@ fn order(
         attempt: status.attempt,
         log: attempt.log.place(),
         argv: argv.to_vec(),
-        env: exec.environment(attempt, &place.fifo().to_string_lossy(), Some(&socket)),
+        env: exec.environment(attempt, &with_end(&socket, ".report").to_string_lossy(), Some(&socket)),
         cwd: exec.cwd.clone(),
         open_files: crate::runner::open_files::for_programs(),
         kill_grace_ms: u64::try_from(exec.kill_grace.as_millis()).unwrap_or(u64::MAX),
@@ -132,7 +128,7 @@ fn order(
         steps: status.steps.iter().map(StepLine::from).collect(),
         outlives_daemon,
         input_bytes,
-        place: place.dir().to_owned(),
+        place: place.prefix().to_owned(),
         socket,
     })
 }
@@ -188,15 +184,27 @@ async fn follow(exec: &Exec, mut kept: Kept, name: &str, attempt: &Attempt, keep
                 tokio::task::yield_now().await;
             }
             News::Logged => attempt.log.grown(),
+            News::Ended(ended) => {
+                attempt.log.grown();
+                for statement in kept.last_statements() {
+                    if hear(statement, attempt).await.is_err() {
+                        return End::LeftRunning;
+                    }
+                }
+                attempt.when_recorded(kept.recorder());
+                return End::Ended(ended);
+            }
             News::Over => break,
         }
     }
     attempt.log.grown();
     // An outcome that cannot be read says at least that nothing is left, or what cannot be found.
     if let Ok(Some(ended)) = kept.ended() {
+        attempt.when_recorded(kept.recorder());
         return End::Ended(Box::new(ended));
     }
     let left = kept.end_left(&*exec.around.backend, name, attempt.action.id, &attempt.mark, keeper).await;
+    attempt.when_recorded(kept.recorder());
     End::Lost(left.unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}"))))
 }
 
@@ -221,11 +229,4 @@ async fn hear(statement: Statement, attempt: &Attempt) -> Result<(), NotRecorded
         Statement::Message(_) | Statement::Result(_) => {}
     }
     Ok(())
-}
-
-/// Removes the directory of an attempt that is over.
-pub(super) fn remove(place: &AttemptPlace) {
-    if let Err(error) = place.remove() {
-        tracing::warn!(path = %place.dir().display(), %error, "cannot remove the directory of an attempt");
-    }
 }

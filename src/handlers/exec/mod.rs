@@ -27,8 +27,7 @@ use tokio::sync::watch;
 
 use super::registry::Surroundings;
 use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
-use crate::action::{Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
-use crate::runner::keeper::place::AttemptPlace;
+use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
 use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
 use crate::runner::proc::is_shortage;
@@ -165,7 +164,12 @@ impl Exec {
     }
 
     async fn ask(&self, argv: &[String], attempt: &Attempt) -> ProbeAnswer {
-        match kept::start(self, argv, ".probe", attempt).await {
+        let asked = kept::start(self, argv, ".probe", attempt).await;
+        // Nobody but this needs to know how it ended.
+        if let Some(afterwards) = attempt.take_afterwards() {
+            afterwards();
+        }
+        match asked {
             Ok(kept::End::Ended(ended)) => end::answer(&ended),
             Ok(_) => ProbeAnswer::Unknown,
             Err(error) => {
@@ -240,10 +244,6 @@ impl Handler for Exec {
 
     fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
         Box::pin(kept::adopt(self, attempt))
-    }
-
-    fn forget(&self, id: ActionId, attempt: u32) {
-        kept::remove(&AttemptPlace::of(&self.around.attempts_dir, &format!("{id}.{attempt}")));
     }
 
     fn probe<'a>(&'a self, action: &'a Action, mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {

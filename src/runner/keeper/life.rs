@@ -16,13 +16,14 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
@@ -123,8 +124,8 @@ impl Signals {
 
 impl Prepared {
     pub(super) fn new(order: Order, input: Vec<u8>, place: AttemptPlace) -> io::Result<Self> {
-        place.make()?;
         let peers = Peers::listen(&order.socket, Mode::RUSR | Mode::WUSR)?;
+        make_fifo(&order.fifo())?;
         let signals = Signals::listen()?;
         // From here on every process that loses its parent below this one comes here.
         orphans::are_adopted();
@@ -142,16 +143,16 @@ impl Prepared {
             .read(true)
             .write(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open(place.fifo())?;
+            .open(order.fifo())?;
         let (its_input, feed) = pipe(OFlags::empty())?;
         rustix::fs::fcntl_setfl(&feed, OFlags::NONBLOCK)?;
         let (out, its_out) = pipe(OFlags::NONBLOCK)?;
         let (err, its_err) = pipe(OFlags::NONBLOCK)?;
-        let Started { child, program } = match start(&order, &place, [its_input, its_out, its_err]) {
+        let Started { child, program } = match start(&order, [its_input, its_out, its_err]) {
             Ok(started) => started,
             Err(Fault { told, was_short }) => {
                 let ended = Ended { version: VERSION, fault: Some(told), was_short, ..Ended::default() };
-                return place.end(&ended);
+                return leave(&mut peers, &place, &ended);
             }
         };
         place.note_program(program)?;
@@ -338,7 +339,7 @@ impl Life {
         for word in heard.words {
             let answer = match word {
                 Err(why) => Answer::Refused(why),
-                Ok(Word::Go) => continue,
+                Ok(Word::Go | Word::Recorded) => continue,
                 Ok(Word::Follow) if heard.rights.is_daemon => {
                     self.peers.set_follower(index);
                     continue;
@@ -391,7 +392,7 @@ impl Life {
         let status = self.child.reap()?;
         let has_succeeded = status.is_some_and(|status| status.success());
         let [out, err] = &self.outputs;
-        self.place.end(&Ended {
+        let ended = Ended {
             version: VERSION,
             code: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
@@ -402,7 +403,24 @@ impl Life {
             printed: err.quoted().or_else(|| out.quoted()),
             stopped: self.stopped,
             alive,
-        })
+        };
+        leave(&mut self.peers, &self.place, &ended)
+    }
+}
+
+/// Tells how it ended. Unless the daemon says that this is durable, it is written down for the next one.
+fn leave(peers: &mut Peers, place: &AttemptPlace, ended: &Ended) -> io::Result<()> {
+    if peers.hand_over(ended) {
+        return place.remove();
+    }
+    place.end(ended)
+}
+
+/// One that an earlier keeper of the same attempt left is used again: it never got its go.
+fn make_fifo(path: &Path) -> io::Result<()> {
+    match mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+        Err(Errno::EXIST) => Ok(()),
+        made => Ok(made?),
     }
 }
 

@@ -85,7 +85,9 @@ impl Memory {
             }
             Word::Result { json } => self.result_of(&json).map(|()| Answer::Ok),
             Word::Redact { value } => self.secrets.add(&value).map(|()| Answer::Ok),
-            Word::Go | Word::Follow | Word::Stop { .. } => Err("is the daemon's to say".to_owned()),
+            Word::Go | Word::Follow | Word::Recorded | Word::Stop { .. } => {
+                Err("is the daemon's to say".to_owned())
+            }
         };
         taken.unwrap_or_else(Answer::Refused)
     }

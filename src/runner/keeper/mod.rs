@@ -1,11 +1,12 @@
 //! The keeper: the small process that starts a program and stays with it, whatever becomes of the daemon.
 //!
 //! ```text
-//!  daemon ── stream ─▶ keeper: order ─▶ says who it is ─▶ waits at its gate ── go ─▶ owns the attempt's directory
+//!  daemon ── stream ─▶ keeper: order ─▶ says who it is ─▶ waits at its gate ── go ─▶ owns the attempt
 //!                                             │                   └─ the daemon is gone: it ends, nothing was started
 //!            makes that durable ◀─────────────┘
 //!  keeper ─▶ starts the program in a session of its own ─▶ copies its output to the log, its statements to a file
-//!         ─▶ ends what is told to end, and what the program leaves ─▶ writes the outcome ─▶ ends
+//!         ─▶ ends what it is told to end, and what the program leaves ─▶ tells the daemon, or writes down, how
+//!            it ended ─▶ ends
 //! ```
 //!
 //! The keeper is this very binary, without runtime and with one thread: `actiond keeper` with its stream as standard
@@ -18,6 +19,7 @@
 //!   decided that the attempt is gone (`place`).
 //! - The daemon may die, and another one may come, at any moment: no line of the log, no statement and no outcome is
 //!   lost or doubled. The keeper alone writes the attempt's log while it lives.
+//! - Before it ends, the outcome is durable: in the store, by the daemon's word, or in a file.
 //! - When the outcome is there, nothing of the attempt is alive, or the outcome says what is.
 //!
 //! # Who may say what
@@ -90,10 +92,6 @@ fn carry(daemon: &mut BufReader<UnixStream>) -> io::Result<()> {
     let prepared = life::Prepared::new(order, input, place.clone())?;
     crash_point("keeper_at_gate");
     if !gate_opens(daemon)? {
-        // Nobody else has made anything of it, unless a recovery has buried it.
-        if matches!(place.owner(), Ok(None)) {
-            let _ = place.remove();
-        }
         return Ok(());
     }
     crash_point("keeper_released");

@@ -3,24 +3,29 @@
 //! The socket may be open to everybody: what somebody may say depends on who he is, as the kernel knows him
 //! (`SO_PEERCRED`, unix(7)). Nothing here blocks, and all of it is bounded.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::address::Address;
+use super::place::{Ended, EndedLine, with_end};
 use super::words::{Answer, WORD_BYTES_MAX, Word, line};
+use crate::crash_point::crash_point;
 
 /// Connections of the program at once, and as many of others. A program asks and waits for its answer; the daemon has
 /// one, and the program cannot keep it out.
 const PEERS_MAX: usize = 64;
+/// How long the daemon may take to record how the attempt ended.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// Taken at once.
 const READ_BYTES: usize = 64 << 10;
 const BACKLOG: i32 = 64;
@@ -173,6 +178,40 @@ impl Peers {
         }
     }
 
+    /// Tells the daemon how the attempt ended; true once it says that this is durable. False if there is no daemon, or
+    /// it does not say so for a while.
+    pub(super) fn hand_over(&mut self, ended: &Ended) -> bool {
+        let until = Instant::now() + HAND_OVER_MAX;
+        let text = line(&EndedLine { ended: ended.clone() });
+        for peer in self.all.iter_mut().filter(|peer| peer.follows) {
+            let told = peer.stream.set_nonblocking(false).is_ok()
+                && peer.stream.set_write_timeout(Some(HAND_OVER_MAX)).is_ok()
+                && peer.stream.write_all(&text).is_ok()
+                && peer.stream.set_nonblocking(true).is_ok();
+            if !told {
+                peer.close();
+            }
+        }
+        crash_point("keeper_told_end");
+        loop {
+            self.all.retain(|peer| peer.follows);
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(left) = Timespec::try_from(left) else { return false };
+            if self.all.is_empty() || Instant::now() >= until {
+                return false;
+            }
+            let mut sources: Vec<PollFd<'_>> =
+                self.all.iter().map(|peer| PollFd::new(&peer.stream, PollFlags::IN)).collect();
+            let _ = poll(&mut sources, Some(&left));
+            for index in 0..self.all.len() {
+                let words = self.hear(index).map(|heard| heard.words).unwrap_or_default();
+                if words.iter().any(|word| matches!(word, Ok(Word::Recorded))) {
+                    return true;
+                }
+            }
+        }
+    }
+
     /// Forgets those who are gone. Their numbers change with this.
     pub(super) fn sweep(&mut self) {
         self.all.retain(|peer| !peer.is_closed());
@@ -182,6 +221,7 @@ impl Peers {
 impl Drop for Peers {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(with_end(&self.path, ".report"));
     }
 }
 

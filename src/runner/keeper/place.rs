@@ -1,23 +1,23 @@
-//! The directory of one attempt: who owns it, what the program stated, how it ended.
+//! The files of one attempt: who owns it, what the program stated, how it ended.
 //!
 //! ```text
-//!  ATTEMPTS/<id>.<attempt>/     mode 0700, of the daemon's user
-//!    report        FIFO of the program's reports
-//!    owner         made with O_EXCL by the keeper before it starts the program, or by a recovery that decides that
-//!                  there is none (a tombstone): who comes second stops
-//!    statements    what the program stated: see `statements`
-//!    outcome       how the attempt ended: written aside, synced, renamed
+//!  ATTEMPTS/<id>.<attempt>.owner        made with O_EXCL by the keeper before it starts the program, or by a recovery that
+//!                                       decides that there is none (a tombstone): who comes second stops
+//!  ATTEMPTS/<id>.<attempt>.statements   what the program stated: see `statements`
+//!  ATTEMPTS/<id>.<attempt>.outcome      how it ended, if no daemon was there to hear it: written aside, synced, renamed
+//!  KEEPERS/<id>.<attempt>               the keeper's socket
+//!  KEEPERS/<id>.<attempt>.report        FIFO of the program's reports
 //! ```
 //!
-//! A directory is removed once what became of its attempt is durable in the store, or by a start of the daemon that
-//! finds no unfinished claim for it. Used by the keeper, by the daemon's end of it (`kept`), and by recovery.
+//! No directory for each: to make and remove one takes a file system longer than to start a small program. They are
+//! removed once what became of the attempt is durable in the store, or by a start of the daemon that finds no
+//! unfinished claim for them. Used by the keeper, by the daemon's end of it (`kept`), and by recovery.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -28,10 +28,11 @@ use crate::crash_point::crash_point;
 /// Longest `owner` and longest `outcome` that is read: a result at its largest (1 MiB) and messages, escaped.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// One attempt's directory, which may not exist yet or any more.
+/// One attempt's files, which may not exist yet or any more.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptPlace {
-    dir: PathBuf,
+    /// What their names begin with.
+    prefix: PathBuf,
 }
 
 /// Who has the attempt.
@@ -43,8 +44,14 @@ pub(crate) enum Owner {
     Nobody,
 }
 
+/// How an attempt ended, as its keeper tells the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndedLine {
+    pub(crate) ended: Ended,
+}
+
 /// How an attempt ended, as its keeper wrote it.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) version: u32,
     /// The program's exit code.
@@ -80,8 +87,8 @@ struct OwnerLine {
 }
 
 impl AttemptPlace {
-    pub(crate) fn at(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) fn at(prefix: PathBuf) -> Self {
+        Self { prefix }
     }
 
     /// Of an attempt, or of a probe with its suffix.
@@ -89,47 +96,20 @@ impl AttemptPlace {
         Self::at(attempts_dir.join(name))
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    pub(crate) fn fifo(&self) -> PathBuf {
-        self.dir.join("report")
+    pub(crate) fn prefix(&self) -> &Path {
+        &self.prefix
     }
 
     pub(crate) fn statements(&self) -> PathBuf {
-        self.dir.join("statements")
+        with_end(&self.prefix, ".statements")
     }
 
     fn owner_file(&self) -> PathBuf {
-        self.dir.join("owner")
+        with_end(&self.prefix, ".owner")
     }
 
     fn outcome_file(&self) -> PathBuf {
-        self.dir.join("outcome")
-    }
-
-    /// Makes the directory with its FIFO. What an earlier keeper left that never became its owner is used again; no
-    /// attempt's number is.
-    pub(crate) fn make(&self) -> io::Result<()> {
-        self.make_dir()?;
-        match mknodat(CWD, self.fifo(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
-            Err(rustix::io::Errno::EXIST) => Ok(()),
-            made => Ok(made?),
-        }
-    }
-
-    fn make_dir(&self) -> io::Result<()> {
-        let create = || DirBuilder::new().mode(0o700).create(&self.dir);
-        match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let parent = self.dir.parent().unwrap_or(Path::new("/"));
-                DirBuilder::new().mode(0o700).recursive(true).create(parent)?;
-                create()
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made,
-        }
+        with_end(&self.prefix, ".outcome")
     }
 
     /// Takes the attempt for this keeper; false if a recovery was first.
@@ -140,12 +120,21 @@ impl AttemptPlace {
 
     /// Makes sure that no keeper starts this attempt's program any more; false if one has, or may be about to.
     pub(crate) fn bury(&self) -> io::Result<bool> {
-        self.make_dir()?;
         self.be_first(&OwnerLine { version: VERSION, gone: true, ..OwnerLine::default() })
     }
 
     fn be_first(&self, owner: &OwnerLine) -> io::Result<bool> {
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.owner_file()) {
+        let path = self.owner_file();
+        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let created = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dir = path.parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
+                create()
+            }
+            created => created,
+        };
+        match created {
             Ok(mut file) => file.write_all(&line(owner)).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
@@ -177,7 +166,7 @@ impl AttemptPlace {
     ///
     /// The outcome is on disk when this returns, or the one before is: never half of it.
     pub(crate) fn end(&self, ended: &Ended) -> io::Result<()> {
-        let aside = self.dir.join("outcome.new");
+        let aside = with_end(&self.prefix, ".outcome.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
         file.write_all(&line(ended))?;
         crash_point("keeper_outcome_written");
@@ -185,7 +174,7 @@ impl AttemptPlace {
         crash_point("keeper_outcome_synced");
         std::fs::rename(&aside, self.outcome_file())?;
         crash_point("keeper_outcome_renamed");
-        File::open(&self.dir)?.sync_all()
+        File::open(self.prefix.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 
     /// How the attempt ended; none if nobody has written that.
@@ -198,23 +187,23 @@ impl AttemptPlace {
         Ok(Some(ended))
     }
 
-    /// Removes all of it. What is not there is no error.
+    /// Removes all of them, the outcome at last: as long as one is there, the attempt is known to have ended.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        // Nearly always nothing else is in it.
-        for file in [self.fifo(), self.owner_file(), self.outcome_file()] {
-            let _ = std::fs::remove_file(file);
-        }
-        let removed = match std::fs::remove_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                std::fs::remove_dir_all(&self.dir)
+        for file in [self.statements(), self.owner_file(), self.outcome_file()] {
+            match std::fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
-            removed => removed,
-        };
-        match removed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
         }
+        Ok(())
     }
+}
+
+/// A path with more at its end.
+pub(crate) fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(end);
+    path.into()
 }
 
 /// The bytes of a file; none if it does not exist.
@@ -242,9 +231,6 @@ mod tests {
         let keeper = Program { pid: 7, start_ticks: 8 };
         let (_home, place) = place();
         assert_eq!(place.owner().unwrap(), None);
-        place.make().unwrap();
-        place.make().unwrap();
-        assert!(place.fifo().exists());
         assert!(place.own(keeper).unwrap());
         assert!(!place.bury().unwrap(), "a keeper has it");
         assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(None)));
@@ -254,7 +240,6 @@ mod tests {
 
         let (_home, place) = super::tests::place();
         assert!(place.bury().unwrap(), "before any keeper made it");
-        place.make().unwrap();
         assert!(!place.own(keeper).unwrap());
         assert_eq!(place.owner().unwrap(), Some(Owner::Nobody));
     }
@@ -262,7 +247,7 @@ mod tests {
     #[test]
     fn keeper_that_was_killed_while_it_wrote_its_name_has_it_still() {
         let (_home, place) = place();
-        place.make().unwrap();
+        std::fs::create_dir(place.prefix().parent().unwrap()).unwrap();
         for half in ["", "{\"version\":1,\"kee"] {
             std::fs::write(place.owner_file(), half).unwrap();
             assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(None)), "{half:?}");
@@ -272,9 +257,9 @@ mod tests {
     #[test]
     fn outcome_is_read_as_it_was_written_and_half_of_one_is_none() {
         let (_home, place) = place();
-        place.make().unwrap();
+        place.own(Program { pid: 7, start_ticks: 8 }).unwrap();
         assert!(place.ended().unwrap().is_none());
-        std::fs::write(place.dir().join("outcome.new"), "{\"ver").unwrap();
+        std::fs::write(with_end(&place.prefix, ".outcome.new"), "{\"ver").unwrap();
         assert!(place.ended().unwrap().is_none());
         let result = RawValue::from_string(r#"{"n":[1,2]}"#.to_owned()).ok();
         let ended =
@@ -285,9 +270,8 @@ mod tests {
         assert_eq!(read.result.unwrap().get(), r#"{"n":[1,2]}"#);
         std::fs::write(place.outcome_file(), "{\"ver").unwrap();
         assert!(place.ended().unwrap_err().to_string().contains("cannot understand"));
-        std::fs::write(place.dir().join("x"), "").unwrap();
         place.remove().unwrap();
         place.remove().unwrap();
-        assert!(!place.dir().exists());
+        assert_eq!((place.owner().unwrap(), place.ended().unwrap().is_none()), (None, true));
     }
 }

@@ -5,7 +5,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::place::AttemptPlace;
 use super::words::Order;
 use crate::action::Program;
 use crate::crash_point::crash_point;
@@ -45,11 +44,11 @@ impl Fault {
 /// # Errors
 ///
 /// Nothing was started, although a shortage was waited out for a while.
-pub(super) fn start(order: &Order, place: &AttemptPlace, pipes: [OwnedFd; 3]) -> Result<Started, Fault> {
+pub(super) fn start(order: &Order, pipes: [OwnedFd; 3]) -> Result<Started, Fault> {
     let argv = c_strings(&order.argv)?;
     let program = argv.first().cloned().ok_or_else(|| Fault::new("no program is configured"))?;
     // Open for reading too: so opening and writing never wait, and never fail, for want of a reader.
-    let reports = OpenOptions::new().read(true).write(true).open(place.fifo());
+    let reports = OpenOptions::new().read(true).write(true).open(order.fifo());
     let reports = reports.map_err(|error| Fault::of("cannot open the FIFO of its reports", &error))?;
     let mut descriptors = Vec::from(pipes);
     descriptors.push(reports.into());

@@ -4,7 +4,8 @@
 //!  daemon ── Order, input, Word::Go ─▶ keeper          over the stream that the keeper is started with
 //!  daemon ◀── AtGate ── keeper
 //!  daemon ── Word::Follow, Word::Stop ─▶ keeper        over its socket, after a restart of the daemon
-//!  daemon ◀── a byte for each piece of news ── keeper
+//!  daemon ◀── a byte for each piece of news, EndedLine ── keeper
+//!  daemon ── Word::Recorded ─▶ keeper
 //!  program ── Word::* ─▶ keeper ── Answer ─▶ program   over its socket: `actiond step`, `actiond checkpoint`, ...
 //! ```
 //!
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::place::with_end;
 use crate::action::{Program, Step, Timestamp};
 
 /// The version of orders and of all that a keeper writes.
@@ -37,9 +39,9 @@ pub(crate) struct Order {
     pub(crate) version: u32,
     pub(crate) id: u64,
     pub(crate) attempt: u32,
-    /// The attempt's own directory, to be made.
+    /// What the names of the attempt's files begin with: see `place`.
     pub(crate) place: PathBuf,
-    /// Where the keeper listens.
+    /// Where the keeper listens, and what the name of the reports' FIFO begins with.
     pub(crate) socket: PathBuf,
     /// None logs nothing.
     pub(crate) log: Option<LogPlace>,
@@ -62,6 +64,13 @@ pub(crate) struct Order {
     /// Whether it goes on when the daemon is gone; else all of it is ended then.
     pub(crate) outlives_daemon: bool,
     pub(crate) input_bytes: usize,
+}
+
+impl Order {
+    /// The FIFO of the program's reports.
+    pub(crate) fn fifo(&self) -> PathBuf {
+        with_end(&self.socket, ".report")
+    }
 }
 
 /// Where the lines of an attempt's log go.
@@ -134,6 +143,8 @@ pub(crate) enum Word {
     Go,
     /// Tell this connection the news.
     Follow,
+    /// How the attempt ended is durable in the store: nothing needs to be left.
+    Recorded,
     /// End all of the attempt: SIGTERM, after the grace SIGKILL.
     Stop {
         grace_ms: u64,

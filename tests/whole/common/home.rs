@@ -92,11 +92,14 @@ impl Home {
 
     /// Kills every keeper of this home, and only them, as whoever kills all that is called actiond would.
     pub fn kill_keepers(&self) {
-        until_gone("keepers", || {
-            let mut keepers = super::all_processes();
-            keepers.retain(|pid| self.is_keeper(*pid));
-            keepers
-        });
+        until_gone("keepers", || self.keepers());
+    }
+
+    /// The pids of the keepers of this home.
+    pub fn keepers(&self) -> Vec<u32> {
+        let mut keepers = super::all_processes();
+        keepers.retain(|pid| self.is_keeper(*pid));
+        keepers
     }
 
     /// Kills whatever actions of this home run, as a reboot would.
@@ -109,11 +112,11 @@ impl Home {
         until_gone("programs", marked);
     }
 
-    /// A keeper has files of its attempt open.
+    /// A keeper has the FIFO of its attempt open.
     fn is_keeper(&self, pid: u32) -> bool {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let is_keeper = words.split(|byte| *byte == 0).nth(1) == Some(b"keeper");
-        let attempts = self.store.join("attempts");
+        let attempts = self.path("actiond.sock.keepers");
         is_keeper
             && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|open| {
                 open.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&attempts)))
