@@ -10,10 +10,9 @@
 //! is not reaped before the end: its pid, which is also the number of its session, cannot come to mean another.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -23,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::ending::Ending;
 use super::memory::Memory;
 use super::peers::Peers;
-use super::pipes::{Output, pipe};
+use super::pipes::Output;
 use super::place::{AttemptPlace, Ended};
 use super::start::{Fault, Started, start};
 use super::statements::Statements;
@@ -51,6 +50,10 @@ const LOG_NEWS_EVERY: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 8 << 10;
 /// Reads of the reports of an ended program: see `pipes`.
 const REST_READS_MAX: u32 = 256;
+/// The peer that started the keeper, until the first sweep.
+const DAEMON: usize = 0;
+/// Before another wait, if the kernel could not wait.
+const WAIT_PAUSE: Duration = Duration::from_millis(10);
 /// A program's parents that are looked through for the keeper.
 const DEPTH_MAX: usize = 256;
 
@@ -136,26 +139,19 @@ impl Prepared {
     pub(super) fn run(self, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
         let Self { order, input, place, mut peers, signals } = self;
         peers.follow(daemon, early)?;
-        let log = order.log.as_ref().map_or_else(LogWriter::nowhere, |log| {
-            Logs::new(log.dir.clone(), log.bytes_max).writer(ActionId(order.id), order.attempt)
-        });
-        let reports = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open(order.fifo())?;
-        let (its_input, feed) = pipe(OFlags::empty())?;
-        rustix::fs::fcntl_setfl(&feed, OFlags::NONBLOCK)?;
-        let (out, its_out) = pipe(OFlags::NONBLOCK)?;
-        let (err, its_err) = pipe(OFlags::NONBLOCK)?;
-        let Started { child, program } = match start(&order, [its_input, its_out, its_err]) {
+        let Started { child, program, feed, outputs: [out, err], reports } = match start(&order) {
             Ok(started) => started,
             Err(Fault { told, was_short }) => {
                 let ended = Ended { version: VERSION, fault: Some(told), was_short, ..Ended::default() };
                 return leave(&mut peers, &place, &ended);
             }
         };
-        place.note_program(program)?;
+        // The program runs: from here on there is no error that its keeper may leave it for. Without this note it is
+        // still found by its mark and its parent.
+        let _ = place.note_program(program);
+        let log = order.log.as_ref().map_or_else(LogWriter::nowhere, |log| {
+            Logs::new(log.dir.clone(), log.bytes_max).writer(ActionId(order.id), order.attempt)
+        });
         let memory = Memory::new(&order, Statements::at(place.statements()));
         let life = Life {
             log,
@@ -181,8 +177,10 @@ impl Prepared {
 
 impl Life {
     fn run(mut self) -> io::Result<()> {
+        // What came together with the go is here already, and nothing else may ever come.
+        self.hear(DAEMON);
         let alive = loop {
-            self.wait()?;
+            self.wait();
             if let Now::Over(alive) = self.step() {
                 break alive;
             }
@@ -191,14 +189,15 @@ impl Life {
     }
 
     /// Waits until something is to be done, and does what came from outside.
-    fn wait(&mut self) -> io::Result<()> {
+    fn wait(&mut self) {
         let (kinds, ready) = {
             let sources: Vec<(Source, BorrowedFd<'_>, PollFlags)> = self.sources().collect();
             let mut polled: Vec<PollFd<'_>> =
                 sources.iter().map(|(_, source, flags)| PollFd::from_borrowed_fd(*source, *flags)).collect();
             match poll(&mut polled, self.patience().as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                // Short of memory: that passes.
+                Err(_) => std::thread::sleep(WAIT_PAUSE),
             }
             let ready: Vec<bool> = polled.iter().map(|source| !source.revents().is_empty()).collect();
             (sources.iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), ready)
@@ -220,7 +219,6 @@ impl Life {
             }
         }
         self.peers.sweep();
-        Ok(())
     }
 
     fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
@@ -389,7 +387,7 @@ impl Life {
         }
         let _ = self.memory.statements.catch_up(true);
         crash_point("keeper_program_ended");
-        let status = self.child.reap()?;
+        let status = self.child.reap().unwrap_or_default();
         let has_succeeded = status.is_some_and(|status| status.success());
         let [out, err] = &self.outputs;
         let ended = Ended {
@@ -413,7 +411,7 @@ fn leave(peers: &mut Peers, place: &AttemptPlace, ended: &Ended) -> io::Result<(
     if peers.hand_over(ended) {
         return place.remove();
     }
-    place.end(ended)
+    place.end_patiently(ended)
 }
 
 /// One that an earlier keeper of the same attempt left is used again: it never got its go.

@@ -44,18 +44,29 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2};
 
 use self::place::AttemptPlace;
 use self::words::{AtGate, Cannot, Order, VERSION, WORD_BYTES_MAX, Word, line};
-use super::proc::Process;
+use super::proc::{self, Process};
 use crate::crash_point::crash_point;
 
 /// Longest order: a program and an environment at their largest (execve(2) takes 2 MiB of both by default), a
 /// checkpoint, and all of them escaped.
 const ORDER_BYTES_MAX: u64 = 16 << 20;
 
+/// What is sent to every process of this name, such as for a reload, is not for a keeper; SIGTERM is.
+const NOT_FOR_KEEPERS: [i32; 5] = [SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2];
+
 /// Runs with the arguments that follow `keeper`.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    for signal in NOT_FOR_KEEPERS {
+        // Heard and forgotten; its program gets all of them back as they were.
+        let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
+    }
     let words: Vec<OsString> = args.into_iter().collect();
     match words.as_slice() {
         [word] if word == "zygote" => zygote::serve(),
@@ -95,7 +106,7 @@ fn carry(daemon: &mut BufReader<UnixStream>) -> io::Result<()> {
         return Ok(());
     }
     crash_point("keeper_released");
-    if !place.own(own)? {
+    if !proc::while_short(|| place.own(own))? {
         return Ok(());
     }
     crash_point("keeper_owner");

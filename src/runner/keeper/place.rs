@@ -17,6 +17,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,9 +25,16 @@ use serde_json::value::RawValue;
 use super::words::{AtGate, StopWhy, VERSION, line};
 use crate::action::Program;
 use crate::crash_point::crash_point;
+use crate::runner::proc::is_shortage;
 
 /// Longest `owner` and longest `outcome` that is read: a result at its largest (1 MiB) and messages, escaped.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Between two tries to write an outcome: at first, and at most.
+const END_PAUSE_FIRST: Duration = Duration::from_millis(10);
+const END_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long an outcome is tried for that cannot be written for any other reason than a shortage, such as of room.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// One attempt's files, which may not exist yet or any more.
 #[derive(Clone, Debug)]
@@ -135,7 +143,14 @@ impl AttemptPlace {
             created => created,
         };
         match created {
-            Ok(mut file) => file.write_all(&line(owner)).map(|()| true),
+            // A keeper has it even if there is no room for its name. A tombstone without words would be taken for one.
+            Ok(mut file) => match file.write_all(&line(owner)) {
+                Err(error) if owner.gone => {
+                    let _ = std::fs::remove_file(path);
+                    Err(error)
+                }
+                _ => Ok(true),
+            },
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
@@ -175,6 +190,27 @@ impl AttemptPlace {
         std::fs::rename(&aside, self.outcome_file())?;
         crash_point("keeper_outcome_renamed");
         File::open(self.prefix.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+
+    /// As [`Self::end`], and again until it succeeds: without its outcome a program that ran to its end counts as
+    /// interrupted, and may be run again. A full disk is waited out, however long that takes.
+    pub(crate) fn end_patiently(&self, ended: &Ended) -> io::Result<()> {
+        let until = Instant::now() + END_PATIENCE;
+        let mut pause = END_PAUSE_FIRST;
+        loop {
+            let Err(error) = self.end(ended) else { return Ok(()) };
+            if !is_shortage(&error) && Instant::now() >= until {
+                return Err(error);
+            }
+            if error.kind() == io::ErrorKind::NotFound
+                && let Some(dir) = self.prefix.parent()
+            {
+                // Somebody has removed it; but nothing above it is ours to make.
+                let _ = DirBuilder::new().mode(0o700).create(dir);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(END_PAUSE_MAX);
+        }
     }
 
     /// How the attempt ended; none if nobody has written that.

@@ -1,10 +1,14 @@
-//! Starts the program of an attempt, from its keeper.
+//! Starts the program of an attempt, from its keeper, with all that the two need to hear each other.
 
 use std::ffi::CString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 
+use rustix::fs::OFlags;
+
+use super::pipes::pipe;
 use super::words::Order;
 use crate::action::Program;
 use crate::crash_point::crash_point;
@@ -15,10 +19,13 @@ use crate::runner::spawn::{self, Child};
 /// Where the keeper is itself, so that it keeps no file system busy.
 const ROOT: &str = "/";
 
-/// A program that runs, or has ended already.
+/// A program that runs, or has ended already, and the keeper's ends of its descriptors. None of them blocks.
 pub(super) struct Started {
     pub(super) child: Child,
     pub(super) program: Program,
+    pub(super) feed: OwnedFd,
+    pub(super) outputs: [OwnedFd; 2],
+    pub(super) reports: File,
 }
 
 /// Why nothing was started.
@@ -39,19 +46,17 @@ impl Fault {
     }
 }
 
-/// Starts it with these as its descriptors 0 to 2, and the reports' FIFO as 3.
+/// Starts it with pipes as its descriptors 0 to 2, and the reports' FIFO as 3.
 ///
 /// # Errors
 ///
 /// Nothing was started, although a shortage was waited out for a while.
-pub(super) fn start(order: &Order, pipes: [OwnedFd; 3]) -> Result<Started, Fault> {
+pub(super) fn start(order: &Order) -> Result<Started, Fault> {
     let argv = c_strings(&order.argv)?;
     let program = argv.first().cloned().ok_or_else(|| Fault::new("no program is configured"))?;
-    // Open for reading too: so opening and writing never wait, and never fail, for want of a reader.
-    let reports = OpenOptions::new().read(true).write(true).open(order.fifo());
-    let reports = reports.map_err(|error| Fault::of("cannot open the FIFO of its reports", &error))?;
-    let mut descriptors = Vec::from(pipes);
-    descriptors.push(reports.into());
+    let opened = proc::while_short(|| open(order));
+    let (ours, descriptors) = opened
+        .map_err(|error| Fault::of("cannot open what its reports and its output go through", &error))?;
     let limited = open_files::set_soft(order.open_files);
     limited.map_err(|error| Fault::of("cannot set the limit on open files", &error))?;
     let what = || format!("cannot change into the directory {}", order.cwd.display());
@@ -66,7 +71,24 @@ pub(super) fn start(order: &Order, pipes: [OwnedFd; 3]) -> Result<Started, Fault
     let process = Process::read(child.number()).ok().flatten();
     // It has a line in /proc even if it has ended, until it is reaped.
     let program = process.map_or(Program { pid: child.number(), start_ticks: 0 }, |process| process.program);
-    Ok(Started { child, program })
+    let (feed, outputs, reports) = ours;
+    Ok(Started { child, program, feed, outputs, reports })
+}
+
+/// The keeper's ends, and the program's in the order of their numbers.
+type Ends = ((OwnedFd, [OwnedFd; 2], File), Vec<OwnedFd>);
+
+fn open(order: &Order) -> io::Result<Ends> {
+    // Open for reading and writing at both ends: so opening and writing never wait, and never fail, for want of a reader.
+    let mut both = OpenOptions::new();
+    both.read(true).write(true);
+    let its_reports = both.open(order.fifo())?;
+    let reports = both.custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(order.fifo())?;
+    let (its_input, feed) = pipe(OFlags::empty())?;
+    rustix::fs::fcntl_setfl(&feed, OFlags::NONBLOCK)?;
+    let (out, its_out) = pipe(OFlags::NONBLOCK)?;
+    let (err, its_err) = pipe(OFlags::NONBLOCK)?;
+    Ok(((feed, [out, err], reports), vec![its_input, its_out, its_err, its_reports.into()]))
 }
 
 fn c_strings(words: &[String]) -> Result<Vec<CString>, Fault> {
