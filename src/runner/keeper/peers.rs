@@ -20,15 +20,20 @@ use super::address::Address;
 use super::place::{Ended, EndedLine, with_end};
 use super::words::{Answer, WORD_BYTES_MAX, Word, line};
 use crate::crash_point::crash_point;
+use crate::runner::proc::is_shortage;
 
 /// Connections of the program at once, and as many of others. A program asks and waits for its answer; the daemon has
 /// one, and the program cannot keep it out.
 const PEERS_MAX: usize = 64;
 /// How long the daemon may take to record how the attempt ended.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-/// Taken at once.
-const READ_BYTES: usize = 64 << 10;
+/// Taken of a connection at once: little enough that its words are answered in a moment, even if each is one letter.
+const READ_BYTES: usize = 16 << 10;
 const BACKLOG: i32 = 64;
+/// Taken of those who knock at once.
+const ACCEPTED_MAX: usize = BACKLOG as usize;
+/// Before others are looked after, while there are no descriptors for those who knock.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The keeper's socket and all who are connected.
 pub(super) struct Peers {
@@ -80,7 +85,14 @@ impl Peers {
         let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         // The file gets the mode of the socket itself, less the umask (unix(7)).
         rustix::fs::fchmod(&socket, mode)?;
-        rustix::net::bind(&socket, &Address::of(path)?.address)?;
+        let cannot = |error: io::Error| {
+            if is_shortage(&error) {
+                return error;
+            }
+            io::Error::new(error.kind(), format!("its keeper cannot listen at {}: {error}", path.display()))
+        };
+        let address = Address::of(path).map_err(cannot)?;
+        rustix::net::bind(&socket, &address.address).map_err(|errno| cannot(errno.into()))?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self { listener: socket.into(), path: path.to_owned(), all: Vec::new() })
     }
@@ -110,7 +122,17 @@ impl Peers {
 
     /// Takes those who knock. `is_program` says whether a pid belongs to the program.
     pub(super) fn accept(&mut self, is_program: impl Fn(u32) -> bool) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        for _ in 0..ACCEPTED_MAX {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if is_shortage(&error) && error.kind() != io::ErrorKind::WouldBlock {
+                        // They go on knocking: without a pause this would be all that the keeper does.
+                        std::thread::sleep(SHORTAGE_PAUSE);
+                    }
+                    return;
+                }
+            };
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -139,12 +161,11 @@ impl Peers {
             return None;
         }
         let has_ended = peer.read();
-        let mut words = Vec::new();
-        while let Some(at) = memchr::memchr(b'\n', &peer.text) {
-            let rest = peer.text.split_off(at + 1);
-            let text = std::mem::replace(&mut peer.text, rest);
-            words.push(serde_json::from_slice(&text).map_err(|error| format!("not understood: {error}")));
-        }
+        let whole = memchr::memrchr(b'\n', &peer.text).map_or(0, |at| at + 1);
+        let lines = peer.text.get(..whole).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
+        let word = |line| serde_json::from_slice(line).map_err(|error| format!("not understood: {error}"));
+        let words = lines.map(word).collect();
+        peer.text.drain(..whole);
         let is_lost = has_ended || peer.text.len() > WORD_BYTES_MAX;
         let heard = Heard { words, rights: peer.rights, has_lost_daemon: is_lost && peer.is_first };
         if is_lost {
@@ -226,18 +247,15 @@ impl Drop for Peers {
 }
 
 impl Peer {
-    /// Takes what is there; true if nothing more will come.
+    /// Takes some of what is there; true if nothing more will come.
     fn read(&mut self) -> bool {
-        while self.text.len() <= WORD_BYTES_MAX {
-            self.text.reserve(READ_BYTES);
-            match rustix::io::read(&self.stream, spare_capacity(&mut self.text)) {
-                Ok(0) => return true,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return false,
-                Err(_) => return true,
-            }
+        let mut bytes = Vec::with_capacity(READ_BYTES);
+        match rustix::io::read(&self.stream, spare_capacity(&mut bytes)) {
+            Ok(1..) => self.text.append(&mut bytes),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
         }
-        true
+        false
     }
 
     /// Sends what it takes now. One that has gone is let go.
@@ -249,15 +267,59 @@ impl Peer {
         }
     }
 
-    /// Gone: neither heard nor told any more.
+    /// Gone: neither heard nor told any more. That it was the first is still to be heard at its end.
     fn close(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.follows = false;
-        self.is_first = false;
         self.rights = NONE;
     }
 
     fn is_closed(&self) -> bool {
         !self.follows && self.rights == NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn flood_of_words_is_taken_in_small_parts() {
+        let home = tempfile::tempdir().unwrap();
+        let mut peers = Peers::listen(&home.path().join("s"), Mode::RUSR | Mode::WUSR).unwrap();
+        let (mut own, its) = UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let early = b"{\"word\":\"stop\",\"grace_ms\":1,\"why\":\"cancel\"}\n{\"word\":\"fol".to_vec();
+        peers.follow(its, early).unwrap();
+        let heard = peers.hear(0).unwrap();
+        assert!(matches!(heard.words.as_slice(), [Ok(Word::Stop { .. })]), "what came early is heard");
+        own.write_all(b"low\"}\n").unwrap();
+        assert!(matches!(peers.hear(0).unwrap().words.as_slice(), [Ok(Word::Follow)]));
+        let mut sent = 0;
+        while let Ok(length) = own.write(&[b'\n'; 4_096]) {
+            sent += length;
+        }
+        assert!(sent > READ_BYTES);
+        let mut taken = 0;
+        while taken < sent {
+            let count = peers.hear(0).unwrap().words.len();
+            assert!((1..=READ_BYTES).contains(&count), "{count}");
+            taken += count;
+        }
+    }
+
+    #[test]
+    fn daemon_is_missed_although_it_was_let_go_before_its_end_was_heard() {
+        let home = tempfile::tempdir().unwrap();
+        let mut peers = Peers::listen(&home.path().join("s"), Mode::RUSR | Mode::WUSR).unwrap();
+        let (own, its) = UnixStream::pair().unwrap();
+        peers.follow(its, Vec::new()).unwrap();
+        drop(own);
+        peers.tell(b'l');
+        assert!(peers.hear(0).unwrap().has_lost_daemon);
+        peers.sweep();
+        assert!(peers.hear(0).is_none());
     }
 }
