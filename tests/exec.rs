@@ -497,7 +497,7 @@ async fn keeper_is_found_without_its_socket_and_ends_all_when_it_is_told_to() {
     world.stop.send_replace(Some(StopReason::Cancel));
     let (exec, again) = (world.exec(&sh(&script)), world.attempt(claimed(&world, keeper)));
     let outcome = tokio::time::timeout(BOUND, exec.adopt(&again)).await.unwrap();
-    assert!(matches!(&outcome, Outcome::Lost { .. }), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::Cancelled { .. }), "{outcome:?}");
     assert_eq!(world.alive(), Vec::<u32>::new());
 }
 

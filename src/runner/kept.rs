@@ -32,6 +32,14 @@ use crate::action::{ActionId, Program};
 /// Longest answer of a keeper at its gate.
 const ANSWER_BYTES_MAX: u64 = 4_096;
 
+/// Longest wait for a keeper that lets nobody in, such as a stopped one. Holds up others: so it is short.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(50);
+
+/// News taken at once.
+const NEWS_BYTES: usize = 4_096;
+/// Far fewer than a socket holds.
+const MANY_NEWS: usize = 64;
+
 /// Between two looks at a keeper that cannot be reached.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -49,6 +57,7 @@ pub(crate) struct Gated {
 /// A keeper that got its go, or what it left.
 pub(crate) struct Kept {
     presence: Presence,
+    keeper: Option<Program>,
     statements: StatementReader,
     has_unread: bool,
     /// The beginning of a line about the end.
@@ -59,7 +68,8 @@ pub(crate) struct Kept {
 /// How the daemon knows of a keeper.
 enum Presence {
     Stream(UnixStream),
-    /// Its socket is gone, such as with all of /run: it is looked at now and then, and told to stop by a signal.
+    /// It cannot be reached, such as when its socket is gone with all of /run: it is looked at now and then, and told
+    /// to stop by a signal.
     Process(Program, AsyncFd<OwnedFd>),
     Ended,
 }
@@ -79,7 +89,8 @@ pub(crate) enum News {
 ///
 /// # Errors
 ///
-/// There is no keeper; or its program could not even be tried, in words.
+/// There is no keeper; or its program could not even be tried, in words. Of the kind `ConnectionReset` if the keeper, or
+/// what it was to be forked from, was killed: another one may do better.
 pub(crate) async fn start(
     backend: &dyn Backend,
     launch: Launch<'_>,
@@ -99,12 +110,19 @@ pub(crate) async fn start(
         BufReader::new((&mut stream).take(ANSWER_BYTES_MAX)).read_line(&mut answer).await?;
         Ok::<_, io::Error>(answer)
     };
-    let answer = answer.await.map_err(|error| io::Error::other(format!("the keeper is gone: {error}")))?;
+    let is_gone = |error: &dyn std::fmt::Display| {
+        let told = format!("its keeper was killed before it reached its gate: {error}");
+        io::Error::new(io::ErrorKind::ConnectionReset, told)
+    };
+    let answer = answer.await.map_err(|error| is_gone(&error))?;
     let Ok(at_gate) = serde_json::from_str::<AtGate>(&answer) else {
         return Err(match serde_json::from_str::<Cannot>(&answer) {
-            Ok(Cannot { errno: Some(errno), .. }) => io::Error::from_raw_os_error(errno),
+            Ok(Cannot { errno: Some(errno), cannot }) => {
+                let error = io::Error::from_raw_os_error(errno);
+                if proc::is_shortage(&error) { error } else { io::Error::other(cannot) }
+            }
             Ok(Cannot { cannot, .. }) => io::Error::other(cannot),
-            Err(_) => io::Error::other("the keeper has ended before it reached its gate"),
+            Err(_) => is_gone(&"it said nothing"),
         });
     };
     Ok(Gated { stream, keeper: at_gate.program(), place: AttemptPlace::at(order.place.clone()) })
@@ -112,16 +130,18 @@ pub(crate) async fn start(
 
 impl Gated {
     /// Lets the program start.
-    pub(crate) async fn go(mut self) -> Kept {
+    pub(crate) async fn go(self) -> Kept {
         // An error means that the keeper is gone, as its end tells too.
-        let _ = self.stream.write_all(&line(&Word::Go)).await;
-        let statements = StatementReader::new(&self.place.statements());
+        let Self { mut stream, keeper, place } = self;
+        let _ = stream.write_all(&line(&Word::Go)).await;
+        let statements = StatementReader::new(&place.statements());
         Kept {
-            presence: Presence::Stream(self.stream),
+            presence: Presence::Stream(stream),
+            keeper: Some(keeper),
             statements,
             has_unread: false,
             line: Vec::new(),
-            place: self.place,
+            place,
         }
     }
 }
@@ -130,22 +150,21 @@ impl Kept {
     /// Takes up an attempt whose keeper listens at that socket, or has ended.
     pub(crate) async fn adopt(place: AttemptPlace, socket: &Path, keeper: Option<Program>) -> Self {
         let connected = async {
-            let stream = Address::of(socket)?.connect()?;
+            let stream = Address::of(socket)?.connect_within(CONNECT_PATIENCE)?;
             stream.set_nonblocking(true)?;
             let mut stream = UnixStream::from_std(stream)?;
             stream.write_all(&line(&Word::Follow)).await?;
             Ok::<_, io::Error>(stream)
         };
-        let presence = match (connected.await, keeper) {
-            (Ok(stream), _) => Presence::Stream(stream),
-            (Err(_), Some(keeper)) => match proc::watch(keeper) {
-                Ok(Some(handle)) => Presence::Process(keeper, handle),
-                _ => Presence::Ended,
-            },
-            (Err(_), None) => Presence::Ended,
+        // An outcome is the last that a keeper writes. Whoever has its pid by then, after a reboot for one, is a stranger.
+        let has_ended = matches!(place.ended(), Ok(Some(_)));
+        let presence = match connected.await {
+            _ if has_ended => Presence::Ended,
+            Ok(stream) => Presence::Stream(stream),
+            Err(_) => Presence::without_stream(keeper),
         };
         let statements = StatementReader::new(&place.statements());
-        Self { presence, statements, has_unread: true, line: Vec::new(), place }
+        Self { presence, keeper, statements, has_unread: true, line: Vec::new(), place }
     }
 
     /// The next piece of news. Can be dropped and called again. After [`News::Over`] there is none.
@@ -154,7 +173,7 @@ impl Kept {
             if std::mem::take(&mut self.has_unread) {
                 match self.statements.read() {
                     Ok(stated) if stated.is_empty() => {}
-                    Ok(stated) => return News::Stated(stated),
+                    Ok(stated) => return News::Stated(last_of_each(stated)),
                     Err(error) => tracing::warn!(%error, "cannot read what a program stated"),
                 }
             }
@@ -169,18 +188,24 @@ impl Kept {
                     return News::Logged;
                 }
                 Presence::Stream(stream) => {
-                    let mut news = [0; 4_096];
+                    let mut news = [0; NEWS_BYTES];
                     let length = stream.read(&mut news).await.unwrap_or(0);
                     let news = news.get(..length).unwrap_or_default();
                     if length == 0 {
-                        (self.presence, self.has_unread) = (Presence::Ended, true);
+                        self.has_unread = true;
+                        // A keeper that only let go of this stream still has its program.
+                        self.presence = match self.place.ended() {
+                            Ok(Some(_)) => Presence::Ended,
+                            _ => Presence::without_stream(self.keeper),
+                        };
                         continue;
                     }
                     // Once a line has begun, there is nothing else.
                     let begin = if self.line.is_empty() { memchr::memchr(b'{', news) } else { Some(0) };
                     let (news, line) = news.split_at(begin.unwrap_or(news.len()));
                     self.line.extend_from_slice(line);
-                    self.has_unread = news.contains(&STATED);
+                    // So many may have left no room for a further one: see the keeper's `Peers::tell`.
+                    self.has_unread = news.len() >= MANY_NEWS || news.contains(&STATED);
                     if line.last() == Some(&b'\n')
                         && let Ok(EndedLine { ended }) = serde_json::from_slice(&self.line)
                     {
@@ -207,7 +232,7 @@ impl Kept {
 
     /// What the program stated that was not read yet.
     pub(crate) fn last_statements(&mut self) -> Vec<Statement> {
-        self.statements.read().unwrap_or_default()
+        last_of_each(self.statements.read().unwrap_or_default())
     }
 
     /// Does what is left to do once what became of the attempt is durable: the keeper may go, and its files too. Until
@@ -262,6 +287,25 @@ impl Kept {
         let survivors: Vec<Process> = survivors.into_iter().map(|(_, process)| process).collect();
         Ok((!survivors.is_empty()).then(|| describe(&survivors)))
     }
+}
+
+impl Presence {
+    fn without_stream(keeper: Option<Program>) -> Self {
+        match keeper.map(|keeper| (keeper, proc::watch(keeper))) {
+            Some((keeper, Ok(Some(handle)))) => Self::Process(keeper, handle),
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// A statement takes the place of the one of its kind before: so a program that states faster than that can be recorded
+/// is not recorded behind its time.
+fn last_of_each(statements: Vec<Statement>) -> Vec<Statement> {
+    let mut kinds = HashSet::new();
+    let mut last: Vec<Statement> = statements.into_iter().rev().collect();
+    last.retain(|statement| kinds.insert(std::mem::discriminant(statement)));
+    last.reverse();
+    last
 }
 
 /// The path at which an attempt's keeper listens.

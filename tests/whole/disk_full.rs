@@ -18,12 +18,12 @@ disk_reserve_bytes = \"10MiB\"
 ";
 
 /// A small file system. Unmounted when dropped.
-struct Disk {
-    mount: PathBuf,
+pub struct Disk {
+    pub mount: PathBuf,
 }
 
 impl Disk {
-    fn new(home: &Home) -> Self {
+    pub fn new(home: &Home) -> Self {
         demand_root("mount a file system that it can fill");
         let mount = home.path("mount");
         std::fs::create_dir(&mount).expect("a mount point");
@@ -39,7 +39,7 @@ impl Disk {
     }
 
     /// Leaves not a byte.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file =
             std::fs::OpenOptions::new().create(true).append(true).open(self.filler()).expect("a file");
         for piece in [1 << 16, 1 << 12, 1] {
@@ -47,7 +47,7 @@ impl Disk {
         }
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         std::fs::remove_file(self.filler()).expect("the filler gone");
     }
 }

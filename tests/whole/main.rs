@@ -20,6 +20,7 @@ mod direct;
 mod disk_full;
 mod example;
 mod hostile;
+mod keeper;
 mod life;
 mod limits;
 mod overlap;

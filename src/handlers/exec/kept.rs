@@ -14,12 +14,14 @@ use crate::handlers::{Attempt, NotRecorded, StopReason};
 use crate::runner::backend::Launch;
 use crate::runner::keeper::place::{AttemptPlace, Ended, with_end};
 use crate::runner::keeper::statements::Statement;
-use crate::runner::keeper::words::{Order, StepLine, VERSION};
+use crate::runner::keeper::words::{Order, StepLine, StopWhy, VERSION};
 use crate::runner::kept::{self, Gated, Kept, News};
 use crate::runner::proc::{SHORTAGE_MAX, is_shortage};
 
 /// Between two tries of a start for which the host is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+/// Keepers of one attempt that are killed before they reach their gate.
+const KILLED_MAX: u32 = 5;
 
 /// What became of an attempt.
 pub(super) enum End {
@@ -134,7 +136,8 @@ fn order(
 }
 
 /// Starts a keeper. While the host is short of something that running programs give back when they end, it waits for
-/// that: an action does not fail because others run. Or the reason to stop meanwhile.
+/// that: an action does not fail because others run. Nor because somebody kills a keeper that has started nothing yet.
+/// Or the reason to stop meanwhile.
 async fn reach_gate(
     exec: &Exec,
     launch: Launch<'_>,
@@ -143,10 +146,19 @@ async fn reach_gate(
     attempt: &Attempt,
 ) -> io::Result<Result<Gated, StopReason>> {
     let until = Instant::now() + SHORTAGE_MAX;
+    let mut killed = 0;
     loop {
-        match kept::start(&*exec.around.backend, launch, order, input).await {
+        let gated = tokio::select! {
+            gated = kept::start(&*exec.around.backend, launch, order, input) => gated,
+            reason = has_to_end(attempt) => return Ok(Err(reason)),
+        };
+        match gated {
             Err(error) if is_shortage(&error) && Instant::now() < until => {
                 tracing::debug!(action_id = order.id, %error, "cannot start a keeper yet");
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && killed < KILLED_MAX => {
+                killed += 1;
+                tracing::warn!(action_id = order.id, %error, "starting another keeper");
             }
             gated => return gated.map(Ok),
         }
@@ -157,21 +169,30 @@ async fn reach_gate(
     }
 }
 
+/// As [`Attempt::stopped`], but for a daemon that stops: a start that is underway is worth the moment that it takes.
+async fn has_to_end(attempt: &Attempt) -> StopReason {
+    match attempt.stopped().await {
+        StopReason::Shutdown => std::future::pending().await,
+        reason => reason,
+    }
+}
+
 /// Follows a keeper to its end, and tells it to stop when the attempt has to.
 async fn follow(exec: &Exec, mut kept: Kept, name: &str, attempt: &Attempt, keeper: Option<Program>) -> End {
-    let mut is_stopping = false;
+    let mut told = None;
     loop {
         let news = tokio::select! {
+            // A program that never stops stating must not keep this from being seen.
             biased;
-            news = kept.next() => news,
-            reason = attempt.stopped(), if !is_stopping => {
+            reason = attempt.stopped(), if told.is_none() => {
                 if reason == StopReason::Shutdown {
                     return End::LeftRunning;
                 }
-                is_stopping = true;
+                told = Some(why(reason));
                 kept.stop(why(reason), exec.kill_grace).await;
                 continue;
             }
+            news = kept.next() => news,
         };
         match news {
             News::Stated(stated) => {
@@ -192,7 +213,7 @@ async fn follow(exec: &Exec, mut kept: Kept, name: &str, attempt: &Attempt, keep
                     }
                 }
                 attempt.when_recorded(kept.recorder());
-                return End::Ended(ended);
+                return End::Ended(Box::new(told_why(*ended, told)));
             }
             News::Over => break,
         }
@@ -201,11 +222,17 @@ async fn follow(exec: &Exec, mut kept: Kept, name: &str, attempt: &Attempt, keep
     // An outcome that cannot be read says at least that nothing is left, or what cannot be found.
     if let Ok(Some(ended)) = kept.ended() {
         attempt.when_recorded(kept.recorder());
-        return End::Ended(Box::new(ended));
+        return End::Ended(Box::new(told_why(ended, told)));
     }
     let left = kept.end_left(&*exec.around.backend, name, attempt.action.id, &attempt.mark, keeper).await;
     attempt.when_recorded(kept.recorder());
     End::Lost(left.unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}"))))
+}
+
+/// A keeper that was told to end by a signal does not know why; it may have been by this daemon.
+fn told_why(ended: Ended, told: Option<StopWhy>) -> Ended {
+    let by_signal = ended.stopped == Some(StopWhy::Signal);
+    Ended { stopped: told.filter(|_| by_signal).or(ended.stopped), ..ended }
 }
 
 /// Passes on what the program stated. Message and result come with its end.

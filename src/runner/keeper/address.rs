@@ -33,27 +33,17 @@ impl Address {
         Ok(Self { address: SocketAddrUnix::new(short)?, _dir: Some(dir) })
     }
 
-    /// Connects to whoever listens there.
-    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
-        self.connect_as(None)
-    }
-
-    /// The same, with a bound: it waits as long as others wait to be taken, and so does each write later.
+    /// Connects to whoever listens there. It waits as long as others wait to be taken, but no longer than this, and so does
+    /// each write later.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when the time is over.
     pub(crate) fn connect_within(&self, patience: Duration) -> io::Result<UnixStream> {
-        self.connect_as(Some(patience))
-    }
-
-    fn connect_as(&self, patience: Option<Duration>) -> io::Result<UnixStream> {
         let flags = SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        if patience.is_some() {
-            // Bounds connect(2) as well (socket(7)).
-            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, patience)?;
-        }
+        // Bounds connect(2) as well (socket(7)).
+        rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
         rustix::net::connect(&socket, &self.address)?;
         Ok(socket.into())
     }
@@ -76,7 +66,7 @@ mod tests {
             rustix::net::bind(&socket, &Address::of(&path).unwrap().address).unwrap();
             rustix::net::listen(&socket, 1).unwrap();
             assert!(path.exists());
-            let mut client = Address::of(&path).unwrap().connect().unwrap();
+            let mut client = Address::of(&path).unwrap().connect_within(Duration::from_secs(5)).unwrap();
             let (mut server, _) = std::os::unix::net::UnixListener::from(socket).accept().unwrap();
             client.write_all(b"a").unwrap();
             server.read_exact(&mut [0]).unwrap();
