@@ -92,9 +92,14 @@ fn removed_directory_takes_no_outcome_with_it() {
     let home = waiting(Home::new());
     let daemon = Daemon::start(&home);
     let id = daemon.accepted(&spec("wait", 1));
-    started(&home);
-    std::fs::remove_dir_all(home.store().join("attempts")).expect("no attempts");
+    let (program, ..) = started(&home);
+    daemon.kill9();
+    let attempts = home.store().join("attempts");
+    std::fs::remove_dir_all(&attempts).expect("no attempts");
     let_go(&home);
+    until("the program's end", || (!is_alive(program)).then_some(()));
+    until("the outcome", || has_file(&attempts, ".outcome").then_some(()));
+    let daemon = Daemon::start(&home);
     let action = daemon.finished(id);
     assert_eq!(state(&action), "succeeded", "{action}");
 }
@@ -158,14 +163,24 @@ fn daemon_that_is_not_let_in_follows_from_outside() {
     let ids = [1, 2].map(|at| daemon.accepted(&spec("wait", at)));
     home.await_lines("started", 2);
     daemon.kill9();
-    // All places, and all of the queue before the door.
-    let crowd: Vec<UnixStream> = home
+    let mut crowd = Vec::new();
+    let keepers: Vec<u32> = home
         .lines("started")
         .iter()
-        .flat_map(|line| (0..100).map(|_| line.rsplit(' ').next().expect("a socket").to_owned()))
-        .map(|socket| UnixStream::connect(socket).expect("a connection"))
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            crowd.extend((0..100).map(|_| UnixStream::connect(words[2]).expect("a connection")));
+            words[1].parse().expect("a pid")
+        })
         .collect();
+    // So that the daemon believes to have been let in, until it is told otherwise.
+    for keeper in &keepers {
+        signal(*keeper, Signal::STOP);
+    }
     let daemon = Daemon::start(&home);
+    for keeper in keepers {
+        signal(keeper, Signal::CONT);
+    }
     daemon.assert_healthy(&spec("noop", 99), "it was not let in");
     daemon.commanded(ids[1], "cancel");
     assert_eq!(state(&daemon.finished(ids[1])), "cancelled");
