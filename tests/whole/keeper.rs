@@ -105,6 +105,23 @@ fn removed_directory_takes_no_outcome_with_it() {
 }
 
 #[test]
+fn removed_directory_of_sockets_costs_no_action() {
+    let home = waiting(Home::new());
+    let daemon = Daemon::start(&home);
+    let first = daemon.accepted(&spec("wait", 1));
+    let (.., socket) = started(&home);
+    std::fs::remove_dir_all(Path::new(&socket).parent().expect("a directory")).expect("no keepers");
+    let second = daemon.accepted(&spec("wait", 2));
+    home.await_lines("started", 2);
+    let daemon = daemon.crash();
+    let_go(&home);
+    for id in [first, second] {
+        let action = daemon.finished(id);
+        assert_eq!(state(&action), "succeeded", "{action}");
+    }
+}
+
+#[test]
 fn signals_for_whatever_is_called_actiond_reach_no_keeper() {
     let home = waiting(Home::new());
     let daemon = Daemon::start(&home);
@@ -148,11 +165,13 @@ fn action_whose_keeper_does_not_come_up_can_be_cancelled() {
     let daemon = Daemon::start(&home);
     let_go(&home);
     daemon.finished(daemon.accepted(&spec("wait", 0)));
-    signal(zygote(&daemon), Signal::STOP);
+    let zygote = zygote(&daemon);
+    signal(zygote, Signal::STOP);
     let id = daemon.accepted(&spec("wait", 1));
     daemon.in_state(id, "running");
     daemon.commanded(id, "cancel");
     assert_eq!(state(&daemon.finished(id)), "cancelled");
+    signal(zygote, Signal::CONT);
     assert_eq!(home.lines("ran").len(), 1);
 }
 

@@ -14,9 +14,10 @@ use crate::runner::tree::Search;
 
 /// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks for what is still alive: at first, at most, and once it is killed.
+/// Between two looks for what is still alive: at first, at most, and once it is killed. Most ends are told by SIGCHLD, and
+/// a look at every process of the host, for as long as a grace of an hour, has its price.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
-const LOOK_MAX: Duration = Duration::from_millis(50);
+const LOOK_MAX: Duration = Duration::from_millis(500);
 const LOOK_KILLED: Duration = Duration::from_millis(5);
 
 /// An end that is on its way.

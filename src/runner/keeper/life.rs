@@ -340,6 +340,8 @@ impl Life {
                 Ok(Word::Go | Word::Recorded) => continue,
                 Ok(Word::Follow) if heard.rights.is_daemon => {
                     self.peers.set_follower(index);
+                    // What came while nobody followed was told to nobody.
+                    (self.memory.has_news, self.log_news) = (true, true);
                     continue;
                 }
                 Ok(Word::Stop { grace_ms, why }) if heard.rights.is_daemon => {

@@ -88,6 +88,8 @@ fn keep(stream: UnixStream) {
     if let Err(error) = carry(&mut daemon) {
         let cannot = Cannot { cannot: error.to_string(), errno: error.raw_os_error() };
         let _ = daemon.get_ref().write_all(&line(&cannot));
+        // The daemon need not wait for whoever reads the complaint.
+        drop(daemon);
         complain(&error.to_string());
     }
 }

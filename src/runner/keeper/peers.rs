@@ -5,6 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -91,8 +92,17 @@ impl Peers {
             }
             io::Error::new(error.kind(), format!("its keeper cannot listen at {}: {error}", path.display()))
         };
-        let address = Address::of(path).map_err(cannot)?;
-        rustix::net::bind(&socket, &address.address).map_err(|errno| cannot(errno.into()))?;
+        let bind = || Ok::<_, io::Error>(rustix::net::bind(&socket, &Address::of(path)?.address)?);
+        let bound = match bind() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody has removed the directory, which the daemon makes at its start only.
+                let dir = path.parent().unwrap_or(Path::new("/"));
+                let _ = std::fs::DirBuilder::new().mode(0o711).create(dir);
+                bind()
+            }
+            bound => bound,
+        };
+        bound.map_err(cannot)?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self { listener: socket.into(), path: path.to_owned(), all: Vec::new() })
     }
