@@ -25,8 +25,8 @@
 //! 2. [`engine`] decides: handler known, limits, idempotency key, conflicts. One thread takes all requests that
 //!    wait, decides each, claims what may start, and commits all of it as one group.
 //! 3. [`store`] writes the group to its journal and syncs it once. Only now is anything answered, shown or begun.
-//! 4. [`handlers`] carry out the attempt, mostly as a program that [`runner`] starts behind a gate and ends with
-//!    all its descendants.
+//! 4. [`handlers`] carry out the attempt, mostly as a program under a keeper of [`runner`]'s, which goes on without the
+//!    daemon and is taken up by the next one.
 //! 5. What the attempt says becomes a request like any other, and [`action::State::apply`] says what follows.
 //!
 //! # Who may know whom

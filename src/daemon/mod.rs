@@ -27,7 +27,7 @@ mod settings;
 mod signals;
 mod state_dir;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,7 +40,8 @@ use crate::config::Config;
 use crate::engine::{self, Started};
 use crate::handlers::exec::Exec;
 use crate::handlers::registry::Registry;
-use crate::runner::backend::{Backend, Sessions};
+use crate::runner::adoption::Survey;
+use crate::runner::backend::{Backend, Services, Sessions};
 use crate::runner::logs::Logs;
 use crate::runner::{adoption, leftovers, open_files};
 
@@ -140,9 +141,7 @@ fn start(
     })?;
     let io = |error: &std::io::Error| Stopped::because(exit::STORE, "the start failed", error);
     let runtimes = Runtimes::start().map_err(|error| io(&error))?;
-    // Never resolved to a path: in a child that has not executed anything yet this is the daemon's own binary,
-    // also after an upgrade has replaced or removed the file.
-    let backend: Arc<dyn Backend> = Arc::new(Sessions::new(PathBuf::from("/proc/self/exe")));
+    let backend = runtimes.attempts.block_on(backend(settings::written_by_keepers(&config)));
     let around = settings::surroundings(&config, Arc::clone(&backend));
     let registry = Registry::build(&settings::routes(&config), &around).map_err(|problems| {
         for problem in problems {
@@ -174,7 +173,9 @@ fn start(
         .map_err(|error| Stopped::store(&error))?
     };
     let survey = adoption::survey(&around.attempts_dir, &claimed, &boot_id);
-    let survivors = leftovers::end_all(&store_id, &survey, config.shutdown.kill_grace_ms);
+    let left = runtimes.attempts.block_on(end_left(&*backend, &survey));
+    let mut survivors = leftovers::end_all(&store_id, &survey, config.shutdown.kill_grace_ms);
+    survivors.extend(left);
     for (id, what) in &survivors {
         tracing::error!(action_id = id.0, what, "something of an interrupted attempt cannot be ended");
     }
@@ -184,7 +185,8 @@ fn start(
     let doors = doors::open(&config, passed)
         .map_err(|error| Stopped::because(exit::UNAVAILABLE, "the daemon cannot be reached", &error))?;
     // Beside the socket, whose directory is there by now.
-    let keepers = state_dir::prepare_keepers(&around.keepers_dir, &survey.adoptable);
+    let written = settings::written_by_keepers(&config);
+    let keepers = state_dir::prepare_for_keepers(&written, &around.keepers_dir, &survey.adoptable);
     keepers.map_err(|error| Stopped::because(exit::UNAVAILABLE, "keepers cannot be reached", &error))?;
     words.arm().map_err(|error| io(&error))?;
     let (thread, fatal) = {
@@ -199,4 +201,37 @@ fn start(
     drop(thread);
     let running = Running { config, config_file, backend, engine, logs, doors, fatal, signals };
     Ok((runtimes, running))
+}
+
+/// Ends what the backend knows of keepers that are gone; gives what could not be ended.
+async fn end_left(backend: &dyn Backend, survey: &Survey) -> HashMap<ActionId, String> {
+    let mut left = HashMap::new();
+    for (id, name) in &survey.gone {
+        if let Err(error) = backend.end(name).await {
+            left.insert(*id, error.to_string());
+        }
+    }
+    left
+}
+
+/// Where keepers live. As the main process of a systemd service this one is ended together with its whole cgroup when the
+/// service is restarted, so there they are in units of their own.
+async fn backend(written: Vec<PathBuf>) -> Arc<dyn Backend> {
+    match Services::of_this_service(written).await {
+        Ok(Some(services)) => {
+            tracing::info!("programs run in transient units of systemd");
+            Arc::new(services)
+        }
+        Ok(None) => Arc::new(sessions()),
+        Err(error) => {
+            tracing::error!(%error, "systemd cannot be asked for units: programs are ended when this service is");
+            Arc::new(sessions())
+        }
+    }
+}
+
+fn sessions() -> Sessions {
+    // Never resolved to a path: in a child that has not executed anything yet this is the daemon's own binary,
+    // also after an upgrade has replaced or removed the file.
+    Sessions::new(PathBuf::from("/proc/self/exe"))
 }

@@ -100,13 +100,26 @@ pub fn handler_problems(config: &Config) -> Vec<String> {
     config.handlers.iter().zip(routes(config)).flat_map(of_one).collect()
 }
 
+/// The directories that keepers write.
+pub(super) fn written_by_keepers(config: &Config) -> Vec<PathBuf> {
+    vec![attempts_dir(config), logs_dir(config), keepers_dir(config)]
+}
+
+fn attempts_dir(config: &Config) -> PathBuf {
+    config.store.dir.join("attempts")
+}
+
+fn keepers_dir(config: &Config) -> PathBuf {
+    let mut dir = config.socket.path.clone().into_os_string();
+    dir.push(".keepers");
+    dir.into()
+}
+
 /// What handlers need. The keepers' sockets lie beside the daemon's own, as programs of other users have to reach them.
 pub(super) fn surroundings(config: &Config, backend: Arc<dyn Backend>) -> Surroundings {
-    let mut keepers_dir = config.socket.path.clone().into_os_string();
-    keepers_dir.push(".keepers");
     Surroundings {
-        attempts_dir: config.store.dir.join("attempts"),
-        keepers_dir: keepers_dir.into(),
+        attempts_dir: attempts_dir(config),
+        keepers_dir: keepers_dir(config),
         backend,
         kill_grace_ms: config.shutdown.kill_grace_ms,
         result_bytes_max: size(config.limits.result_bytes_max),

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::action::ActionId;
@@ -48,15 +48,22 @@ pub(super) fn remove_stale_attempts(attempts_dir: &Path, claimed: &HashSet<Actio
     remove_others(attempts_dir, claimed);
 }
 
-/// The directory of the keepers' sockets exists, and holds none of keepers that are gone.
+/// The directories that keepers write exist, and the one of their sockets holds none of keepers that are gone.
 ///
-/// Everybody may pass through: who may say what to a keeper depends on who he is.
-pub(super) fn prepare_keepers(
+/// Everybody may pass through that one, whatever the umask: who may say what to a keeper depends on who he is.
+pub(super) fn prepare_for_keepers(
+    written: &[PathBuf],
     keepers_dir: &Path,
     adoptable: &HashSet<ActionId>,
 ) -> Result<(), StateDirError> {
-    let create = |source| StateDirError::Create { path: keepers_dir.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(keepers_dir).map_err(create)?;
+    for path in written {
+        let create = |source| StateDirError::Create { path: path.clone(), source };
+        let mode = if path == keepers_dir { 0o711 } else { 0o700 };
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(create)?;
+        if path == keepers_dir {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(create)?;
+        }
+    }
     remove_others(keepers_dir, adoptable);
     Ok(())
 }
@@ -95,7 +102,6 @@ fn leading_id(name: &str) -> Option<ActionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn missing_directory_is_created_closed_to_others() {

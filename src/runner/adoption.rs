@@ -37,6 +37,8 @@ pub struct Claimed {
 pub struct Survey {
     /// Running on, or ended with an outcome.
     pub adoptable: HashSet<ActionId>,
+    /// The names of the keepers that are gone.
+    pub gone: Vec<(ActionId, String)>,
     /// What the programs of those that are gone had stated.
     pub stated: HashMap<ActionId, Stated>,
     /// Processes of those that are gone: to be looked for and ended.
@@ -57,7 +59,8 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
     for Claimed { id, attempt, claim } in claimed {
         let of_this_boot = claim.boot_id == boot_id;
         let keeper = claim.program.filter(|_| of_this_boot);
-        let place = AttemptPlace::of(attempts_dir, &format!("{id}.{attempt}"));
+        let name = format!("{id}.{attempt}");
+        let place = AttemptPlace::of(attempts_dir, &name);
         match find(&place, keeper, of_this_boot) {
             Ok(Found::Adoptable) => {
                 survey.adoptable.insert(*id);
@@ -65,11 +68,13 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
             Ok(Found::Gone { program }) => {
                 survey.known.extend([keeper, program].into_iter().flatten().map(|program| (*id, program)));
                 survey.stated.insert(*id, stated(&place));
+                survey.gone.extend(of_this_boot.then_some((*id, name)));
             }
             Err(error) => {
                 // Not known to be gone: whatever lives of it is ended, and then its policy decides.
                 tracing::warn!(action_id = id.0, attempt, %error, "cannot look for the keeper of an attempt");
                 survey.known.extend(keeper.map(|keeper| (*id, keeper)));
+                survey.gone.extend(of_this_boot.then_some((*id, name)));
             }
         }
     }

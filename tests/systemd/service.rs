@@ -130,3 +130,71 @@ fn damaged_store_is_not_started_again() {
     assert_eq!(host.property("actiond.service", "ExecMainStatus"), "65", "{}", host.log());
     assert_eq!(host.property("actiond.service", "NRestarts"), "0");
 }
+
+/// Two programs that run on: one as it is, one of another user with limits of its own.
+const LASTING: &str = r#"
+[[handler]]
+action = "lasting"
+use = "exec"
+program = ["/usr/local/bin/lasting"]
+recovery = "hold"
+[[handler]]
+action = "of_nobody"
+use = "exec"
+program = ["/usr/local/bin/lasting"]
+user = "nobody"
+unit = { ProtectSystem = "strict", PrivateTmp = true, TasksMax = 50 }
+recovery = "hold"
+"#;
+
+#[test]
+fn programs_have_units_and_users_of_their_own_and_outlive_the_daemon() {
+    let host = installed();
+    host.write(
+        "/usr/local/bin/lasting",
+        "#!/bin/sh\nid -un\ngrep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | tr -d '\\t'\nsed -n 's/^0:://p' /proc/self/cgroup\n\
+        touch /etc/written 2> /dev/null; actiond step run one -- true || exit 9\n\
+        until [ -e /run/enough ]; do sleep 0.05; done\necho '{\"result\": {\"n\": 1}}' >&3\n",
+    );
+    host.run("chmod 755 /usr/local/bin/lasting");
+    host.write("/root/table", LASTING);
+    host.run("cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond.service");
+    let ids = [host.submit("lasting", 1), host.submit("of_nobody", 2)];
+    for id in ids {
+        host.until(&format!("actiond logs {id} | grep -q system.slice"));
+        host.until(&format!("[ \"$(systemctl is-active actiond-{id}.1.service)\" = active ]"));
+    }
+    assert_eq!(host.property(&format!("actiond-{}.1.service", ids[1]), "TasksMax"), "50");
+    host.run("systemctl restart actiond.service");
+    host.run("systemctl kill --kill-whom=main --signal=KILL actiond.service; systemctl reset-failed; systemctl stop actiond.service");
+    for id in ids {
+        assert_eq!(host.run(&format!("systemctl is-active actiond-{id}.1.service")).trim(), "active");
+    }
+    host.run("touch /run/enough");
+    for id in ids {
+        host.until(&format!("! systemctl is-active -q actiond-{id}.1.service"));
+    }
+    // The sockets start it again.
+    for (id, user) in ids.into_iter().zip(["actiond", "nobody"]) {
+        let action = host.finished(id);
+        assert_eq!(action["state"], "succeeded", "{action}");
+        assert_eq!(
+            (action["attempt"].as_u64(), action["finished_result"]["n"].as_u64()),
+            (Some(1), Some(1)),
+            "{action}"
+        );
+        assert_eq!(action["steps"][0]["name"], "one", "{action}");
+        let log = host.run(&format!("actiond logs {id}"));
+        let cgroup = format!("/system.slice/actiond-{id}.1.service");
+        for line in
+            [user, "CapInh:0000000000000000", "CapPrm:0000000000000000", "CapEff:0000000000000000", &cgroup]
+        {
+            assert!(log.contains(line), "{line} is not in {log}");
+        }
+    }
+    assert_eq!(
+        host.run("ls /var/lib/actiond/attempts /run/actiond/actiond.sock.keepers | grep -c '^[0-9]' || true")
+            .trim(),
+        "0"
+    );
+}

@@ -23,6 +23,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// Keepers of one attempt that are killed before they reach their gate.
 const KILLED_MAX: u32 = 5;
 
+/// Beyond its timeout and its grace nothing of an attempt should be there; systemd looks so much later.
+const RUNTIME_SLACK: Duration = Duration::from_secs(600);
+
 /// What became of an attempt.
 pub(super) enum End {
     Ended(Box<Ended>),
@@ -85,7 +88,13 @@ pub(super) async fn start(exec: &Exec, argv: &[String], suffix: &str, attempt: &
         // Of a probe that ended with an earlier run of the daemon: nothing of it is alive.
         AttemptPlace::at(order.place.clone()).remove()?;
     }
-    let launch = Launch { name: &name, description: &description };
+    let launch = Launch {
+        name: &name,
+        description: &description,
+        unit: &exec.unit,
+        switches_user: exec.user.is_some(),
+        runtime_max: Duration::from_millis(action.timeout_ms) + exec.kill_grace + RUNTIME_SLACK,
+    };
     let gated = match reach_gate(exec, launch, &order, &input, attempt).await? {
         Ok(gated) => gated,
         Err(reason) => return Ok(End::NotStarted(Some(reason))),
@@ -122,6 +131,7 @@ fn order(
         argv: argv.to_vec(),
         env: exec.environment(attempt, &with_end(&socket, ".report").to_string_lossy(), Some(&socket)),
         cwd: exec.cwd.clone(),
+        user: exec.user.clone(),
         open_files: crate::runner::open_files::for_programs(),
         kill_grace_ms: u64::try_from(exec.kill_grace.as_millis()).unwrap_or(u64::MAX),
         mark: attempt.mark.clone(),

@@ -23,15 +23,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::{User, getgrouplist};
 use tokio::sync::watch;
 
 use super::registry::Surroundings;
 use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
 use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
+use crate::runner::keeper::words::UserIds;
 use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
 use crate::runner::proc::is_shortage;
 use crate::runner::program::PATH;
+use crate::runner::units::UnitSettings;
 
 /// A probe that has not answered by then knows nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +50,9 @@ pub struct Exec {
     cwd: PathBuf,
     kill_grace: Duration,
     adopt: bool,
+    /// Whom the program runs as; none is the daemon's own user.
+    user: Option<UserIds>,
+    unit: UnitSettings,
     around: Surroundings,
 }
 
@@ -70,6 +76,8 @@ impl Exec {
             cwd: PathBuf::from("/"),
             kill_grace: Duration::from_millis(around.kill_grace_ms),
             adopt: true,
+            user: None,
+            unit: UnitSettings::default(),
             around: around.clone(),
         };
         if !own.contains_key("program") {
@@ -82,6 +90,17 @@ impl Exec {
                 "env" => environment(value).map(|env| exec.env = env),
                 "cwd" => directory(value).map(|cwd| exec.cwd = cwd),
                 "kill_grace" => duration(value).map(|grace| exec.kill_grace = grace),
+                "user" => user(value).map(|user| exec.user = Some(user)),
+                "unit" => match unit(value) {
+                    Ok(unit) => {
+                        exec.unit = unit;
+                        Ok(())
+                    }
+                    Err(found) => {
+                        problems.extend(found.into_iter().map(|problem| format!("unit: {problem}")));
+                        Ok(())
+                    }
+                },
                 "adopt" => {
                     value.as_bool().ok_or("must be true or false".to_owned()).map(|adopt| exec.adopt = adopt)
                 }
@@ -94,6 +113,11 @@ impl Exec {
                 "adopt = false needs recovery = \"rerun\" in the same table: it is not recorded which program was \
                  started, so after a crash it is always run again"
                     .to_owned(),
+            );
+        }
+        if !exec.adopt && (exec.user.is_some() || exec.unit != UnitSettings::default()) {
+            problems.push(
+                "adopt = false goes with neither user nor unit: it is a child of the daemon".to_owned(),
             );
         }
         if problems.is_empty() { Ok(exec) } else { Err(problems) }
@@ -109,6 +133,8 @@ impl Exec {
             cwd: PathBuf::from("/"),
             kill_grace: Duration::from_millis(around.kill_grace_ms),
             adopt: true,
+            user: None,
+            unit: UnitSettings::default(),
             around: around.clone(),
         }
     }
@@ -208,6 +234,24 @@ fn environment(value: &toml::Value) -> Result<Vec<(String, String)>, String> {
         Ok((name.clone(), value.to_owned()))
     };
     table.iter().map(pair).collect()
+}
+
+/// A user of this host with all of its groups.
+fn user(value: &toml::Value) -> Result<UserIds, String> {
+    let name = value.as_str().ok_or("must be the name of a user")?;
+    let unknown = || format!("is {name:?}, and there is no such user");
+    let user = User::from_name(name)
+        .map_err(|error| format!("cannot be looked up: {error}"))?
+        .ok_or_else(unknown)?;
+    let c_name = std::ffi::CString::new(name).map_err(|_| unknown())?;
+    let groups = getgrouplist(&c_name, user.gid).map_err(|error| format!("cannot be looked up: {error}"))?;
+    let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
+    Ok(UserIds { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups })
+}
+
+fn unit(value: &toml::Value) -> Result<UnitSettings, Vec<String>> {
+    let table = value.as_table().ok_or_else(|| vec!["must be a table of unit settings".to_owned()])?;
+    UnitSettings::new(table)
 }
 
 fn directory(value: &toml::Value) -> Result<PathBuf, String> {

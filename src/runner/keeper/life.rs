@@ -127,7 +127,9 @@ impl Signals {
 
 impl Prepared {
     pub(super) fn new(order: Order, input: Vec<u8>, place: AttemptPlace) -> io::Result<Self> {
-        let peers = Peers::listen(&order.socket, Mode::RUSR | Mode::WUSR)?;
+        // A program of another user has to reach it. What anybody may say depends on who he is.
+        let mode = if order.user.is_some() { 0o666 } else { 0o600 };
+        let peers = Peers::listen(&order.socket, Mode::from_raw_mode(mode))?;
         make_fifo(&order.fifo())?;
         let signals = Signals::listen()?;
         // From here on every process that loses its parent below this one comes here.

@@ -36,6 +36,7 @@ mod pipes;
 pub(crate) mod place;
 mod start;
 pub(crate) mod statements;
+mod user;
 pub(crate) mod words;
 mod zygote;
 
@@ -70,6 +71,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = args.into_iter().collect();
     match words.as_slice() {
         [word] if word == "zygote" => zygote::serve(),
+        [word, rest @ ..] if word == "as" => user::become_program(rest),
         [] => {
             let Ok(stream) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
             keep(stream.into());

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -103,6 +103,8 @@ impl Peers {
             bound => bound,
         };
         bound.map_err(cannot)?;
+        // Whatever the umask.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.as_raw_mode()))?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self { listener: socket.into(), path: path.to_owned(), all: Vec::new() })
     }

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::OFlags;
 
 use super::pipes::pipe;
+use super::user;
 use super::words::Order;
 use crate::action::Program;
 use crate::crash_point::crash_point;
@@ -52,15 +53,20 @@ impl Fault {
 ///
 /// Nothing was started, although a shortage was waited out for a while.
 pub(super) fn start(order: &Order) -> Result<Started, Fault> {
-    let argv = c_strings(&order.argv)?;
+    let argv =
+        c_strings(&order.user.as_ref().map_or_else(|| order.argv.clone(), |user| user::argv(order, user)))?;
     let program = argv.first().cloned().ok_or_else(|| Fault::new("no program is configured"))?;
+    // In a child that has not executed anything yet, this is the keeper's own binary.
+    let program = if order.user.is_some() { c"/proc/self/exe".to_owned() } else { program };
     let opened = proc::while_short(|| open(order));
     let (ours, descriptors) = opened
         .map_err(|error| Fault::of("cannot open what its reports and its output go through", &error))?;
     let limited = open_files::set_soft(order.open_files);
     limited.map_err(|error| Fault::of("cannot set the limit on open files", &error))?;
-    let what = || format!("cannot change into the directory {}", order.cwd.display());
-    std::env::set_current_dir(&order.cwd).map_err(|error| Fault::of(&what(), &error))?;
+    if order.user.is_none() {
+        let what = || format!("cannot change into the directory {}", order.cwd.display());
+        std::env::set_current_dir(&order.cwd).map_err(|error| Fault::of(&what(), &error))?;
+    }
     let start = spawn::Order { program, argv, env: c_strings(&order.env)?, cwd: None, descriptors };
     let spawned = proc::while_short(|| spawn::start(&start));
     // Cannot fail: every process may search its root directory.

@@ -50,6 +50,9 @@ pub(crate) struct Order {
     /// The whole environment, `NAME=value` each.
     pub(crate) env: Vec<String>,
     pub(crate) cwd: PathBuf,
+    /// Whom the program runs as; none is the keeper's own user.
+    #[serde(default)]
+    pub(crate) user: Option<UserIds>,
     /// The program's soft limit on open files.
     pub(crate) open_files: u64,
     /// Between SIGTERM and SIGKILL.
@@ -71,6 +74,15 @@ impl Order {
     pub(crate) fn fifo(&self) -> PathBuf {
         with_end(&self.socket, ".report")
     }
+}
+
+/// A user, by numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UserIds {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// All of its groups.
+    pub(crate) groups: Vec<u32>,
 }
 
 /// Where the lines of an attempt's log go.

@@ -1,13 +1,9 @@
-//! Where keepers live: how one is started, and how what a killed one left is ended.
-//!
-//! [`Sessions`] starts them as processes in sessions of their own, on any host. Called by `kept`.
+//! Keepers as processes in sessions of their own, on any host.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::pin::Pin;
 
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
@@ -15,29 +11,8 @@ use rustix::net::{
 };
 use tokio::sync::Mutex;
 
-use super::spawn::{self, Child, Order};
-
-/// A future that can be kept behind a trait object.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// A keeper to be started.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch<'a> {
-    /// `<id>.<attempt>`, with a suffix for a probe: names the keeper on this host.
-    pub name: &'a str,
-    /// What it is for, for people.
-    pub description: &'a str,
-}
-
-/// Where keepers live.
-pub trait Backend: Send + Sync {
-    /// Starts a keeper with this stream as its standard input. An error says that there is none.
-    fn launch<'a>(&'a self, launch: Launch<'a>, stream: OwnedFd) -> BoxFuture<'a, io::Result<()>>;
-
-    /// Ends what the backend itself knows of an attempt whose keeper is gone. What only carries its mark is looked
-    /// for after this.
-    fn end<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>>;
-}
+use super::{Backend, BoxFuture, Launch};
+use crate::runner::spawn::{self, Child, Order};
 
 /// Keepers as processes in sessions of their own, forked from one zygote, which is started with the first of them.
 ///
