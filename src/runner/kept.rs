@@ -62,6 +62,8 @@ pub(crate) struct Kept {
     has_unread: bool,
     /// The beginning of a line about the end.
     line: Vec<u8>,
+    /// Told to stop, perhaps over a stream on which nobody listened.
+    is_stopping: bool,
     place: AttemptPlace,
 }
 
@@ -141,6 +143,7 @@ impl Gated {
             statements,
             has_unread: false,
             line: Vec::new(),
+            is_stopping: false,
             place,
         }
     }
@@ -164,7 +167,7 @@ impl Kept {
             Err(_) => Presence::without_stream(keeper),
         };
         let statements = StatementReader::new(&place.statements());
-        Self { presence, keeper, statements, has_unread: true, line: Vec::new(), place }
+        Self { presence, keeper, statements, has_unread: true, line: Vec::new(), is_stopping: false, place }
     }
 
     /// The next piece of news. Can be dropped and called again. After [`News::Over`] there is none.
@@ -198,6 +201,11 @@ impl Kept {
                             Ok(Some(_)) => Presence::Ended,
                             _ => Presence::without_stream(self.keeper),
                         };
+                        if self.is_stopping
+                            && let Presence::Process(keeper, _) = &self.presence
+                        {
+                            let _ = proc::signal(*keeper, Signal::TERM);
+                        }
                         continue;
                     }
                     // Once a line has begun, there is nothing else.
@@ -222,6 +230,7 @@ impl Kept {
     /// Tells the keeper to end all of its attempt.
     pub(crate) async fn stop(&mut self, why: StopWhy, grace: Duration) {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.is_stopping = true;
         match &mut self.presence {
             Presence::Stream(stream) => drop(stream.write_all(&line(&Word::Stop { grace_ms, why })).await),
             // With the grace of its order.
