@@ -90,3 +90,41 @@ fn store_of_version_1_opens_on_another_boot() {
 fn store_of_version_1_opens_where_it_was_killed() {
     opens(true);
 }
+
+/// A home with the first data directory of all, and beside it what a keeper left of its running attempt.
+fn home_with_keeper(release: &str, files: &[&str]) -> Home {
+    let home = home_of("store-v1", false);
+    let attempts = home.store().join("attempts");
+    std::fs::create_dir_all(&attempts).expect("a directory");
+    for file in files {
+        let from = format!("{}/tests/data/{release}/8.1.{file}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(from, attempts.join(format!("8.1.{file}"))).expect("copied");
+    }
+    home
+}
+
+#[test]
+fn outcome_that_a_keeper_of_the_first_format_wrote_down_is_recorded() {
+    let home = home_with_keeper("keeper-v1", &["owner", "statements", "outcome"]);
+    let daemon = Daemon::start(&home);
+    let deploy = daemon.finished(8);
+    assert_eq!(attempts(&deploy), ["succeeded"], "{deploy}");
+    assert_eq!(finish(&deploy), [&json!(true), &json!("deployed"), &json!({"n": [1, 2.5]})]);
+    assert_eq!(deploy["steps"][1]["name"], "build", "{deploy}");
+    assert!(home.lines("stdin").is_empty(), "it was not run again");
+}
+
+#[test]
+fn statements_of_the_first_format_are_given_to_the_next_attempt() {
+    let home = home_with_keeper("keeper-v1", &["owner", "statements"]);
+    let daemon = Daemon::start(&home);
+    assert_eq!(attempts(&daemon.finished(8)), ["succeeded", "interrupted"]);
+    let stdin = home.lines("stdin");
+    let input: Value = serde_json::from_str(stdin.first().expect("a line")).expect("JSON");
+    assert_eq!(input["checkpoint"], json!({"step": 4, "of": "seven"}), "{input}");
+    assert_eq!(
+        (&input["steps"][0]["name"], input["steps"][0]["done_at"].is_null()),
+        (&json!("fetch"), false)
+    );
+    assert_eq!((&input["steps"][1]["name"], input["steps"][1]["done_at"].is_null()), (&json!("build"), true));
+}

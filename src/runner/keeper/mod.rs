@@ -40,7 +40,7 @@ mod user;
 pub(crate) mod words;
 mod zygote;
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -98,6 +98,10 @@ fn keep(stream: UnixStream) {
 
 fn carry(daemon: &mut BufReader<UnixStream>) -> io::Result<()> {
     let Some((order, input)) = take_order(daemon)? else { return Ok(()) };
+    // As `ps` and the kernel's messages show it.
+    if let Ok(name) = CString::new(format!("keeper {}.{}", order.id, order.attempt)) {
+        let _ = rustix::thread::set_name(&name);
+    }
     let own = Process::read(std::process::id())?;
     let own = own.ok_or_else(|| io::Error::other("/proc does not show the keeper"))?.program;
     let at_gate = AtGate { pid: own.pid, start_ticks: own.start_ticks };
