@@ -50,8 +50,6 @@ const LOG_NEWS_EVERY: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 8 << 10;
 /// Reads of the reports of an ended program: see `pipes`.
 const REST_READS_MAX: u32 = 256;
-/// The peer that started the keeper, until the first sweep.
-const DAEMON: usize = 0;
 /// Before another wait, if the kernel could not wait.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
 /// A program's parents that are looked through for the keeper.
@@ -179,8 +177,6 @@ impl Prepared {
 
 impl Life {
     fn run(mut self) -> io::Result<()> {
-        // What came together with the go is here already, and nothing else may ever come.
-        self.hear(DAEMON);
         let alive = loop {
             self.wait();
             if let Now::Over(alive) = self.step() {
@@ -201,7 +197,11 @@ impl Life {
                 // Short of memory: that passes.
                 Err(_) => std::thread::sleep(WAIT_PAUSE),
             }
-            let ready: Vec<bool> = polled.iter().map(|source| !source.revents().is_empty()).collect();
+            let ready = polled.iter().zip(&sources).map(|(polled, (kind, ..))| {
+                let has_word = matches!(kind, Source::Peer(index) if self.peers.has_word(*index));
+                has_word || !polled.revents().is_empty()
+            });
+            let ready: Vec<bool> = ready.collect();
             (sources.iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), ready)
         };
         let ready = kinds.into_iter().zip(ready).filter(|(_, is_ready)| *is_ready);
@@ -238,6 +238,9 @@ impl Life {
 
     /// How long nothing needs to be done if nothing happens; none is for ever.
     fn patience(&self) -> Option<Timespec> {
+        if self.peers.have_words() {
+            return Some(Timespec::default());
+        }
         let log_due = self.log_told_at.filter(|_| self.log_news).map(|at| at + LOG_NEWS_EVERY);
         let ending = self.ending.as_ref().map(Ending::due);
         let due = [log_due, ending, self.memory.statements.due()].into_iter().flatten().min()?;

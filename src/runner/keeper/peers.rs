@@ -28,8 +28,10 @@ use crate::runner::proc::is_shortage;
 const PEERS_MAX: usize = 64;
 /// How long the daemon may take to record how the attempt ended.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-/// Taken of a connection at once: little enough that its words are answered in a moment, even if each is one letter.
-const READ_BYTES: usize = 16 << 10;
+/// Taken of a connection at once.
+const READ_BYTES: usize = 64 << 10;
+/// Of those, words that are answered before others get their turn: a word may take a sync of the disk.
+const WORDS_MAX: usize = 4;
 const BACKLOG: i32 = 64;
 /// Taken of those who knock at once.
 const ACCEPTED_MAX: usize = BACKLOG as usize;
@@ -165,6 +167,16 @@ impl Peers {
         }
     }
 
+    /// Whether a peer has said more than it was asked for, and takes its answers: it need not be waited for.
+    pub(super) fn has_word(&self, index: usize) -> bool {
+        self.all.get(index).is_some_and(|peer| peer.unsent.is_empty() && peer.has_word())
+    }
+
+    /// Whether any has.
+    pub(super) fn have_words(&self) -> bool {
+        (0..self.all.len()).any(|index| self.has_word(index))
+    }
+
     /// What a peer said; it is let go if it has ended or misbehaved, which [`Self::sweep`] completes.
     pub(super) fn hear(&mut self, index: usize) -> Option<Heard> {
         let peer = self.all.get_mut(index)?;
@@ -172,12 +184,14 @@ impl Peers {
             peer.send();
             return None;
         }
-        let has_ended = peer.read();
-        let whole = memchr::memrchr(b'\n', &peer.text).map_or(0, |at| at + 1);
-        let lines = peer.text.get(..whole).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
-        let word = |line| serde_json::from_slice(line).map_err(|error| format!("not understood: {error}"));
-        let words = lines.map(word).collect();
-        peer.text.drain(..whole);
+        let has_ended = !peer.has_word() && peer.read();
+        let (mut words, mut taken) = (Vec::new(), 0);
+        for at in memchr::memchr_iter(b'\n', &peer.text).take(WORDS_MAX) {
+            let text = peer.text.get(taken..at).unwrap_or_default();
+            words.push(serde_json::from_slice(text).map_err(|error| format!("not understood: {error}")));
+            taken = at + 1;
+        }
+        peer.text.drain(..taken);
         let is_lost = has_ended || peer.text.len() > WORD_BYTES_MAX;
         let heard = Heard { words, rights: peer.rights, has_lost_daemon: is_lost && peer.is_first };
         if is_lost {
@@ -259,6 +273,10 @@ impl Drop for Peers {
 }
 
 impl Peer {
+    fn has_word(&self) -> bool {
+        memchr::memchr(b'\n', &self.text).is_some()
+    }
+
     /// Takes some of what is there; true if nothing more will come.
     fn read(&mut self) -> bool {
         let mut bytes = Vec::with_capacity(READ_BYTES);
@@ -303,8 +321,10 @@ mod tests {
         let mut peers = Peers::listen(&home.path().join("s"), Mode::RUSR | Mode::WUSR).unwrap();
         let (mut own, its) = UnixStream::pair().unwrap();
         own.set_nonblocking(true).unwrap();
+        assert!(!peers.have_words());
         let early = b"{\"word\":\"stop\",\"grace_ms\":1,\"why\":\"cancel\"}\n{\"word\":\"fol".to_vec();
         peers.follow(its, early).unwrap();
+        assert!(peers.have_words(), "although nothing more may ever come");
         let heard = peers.hear(0).unwrap();
         assert!(matches!(heard.words.as_slice(), [Ok(Word::Stop { .. })]), "what came early is heard");
         own.write_all(b"low\"}\n").unwrap();
@@ -317,9 +337,11 @@ mod tests {
         let mut taken = 0;
         while taken < sent {
             let count = peers.hear(0).unwrap().words.len();
-            assert!((1..=READ_BYTES).contains(&count), "{count}");
+            assert!((1..=WORDS_MAX).contains(&count), "{count}");
             taken += count;
+            assert!(peers.has_word(0) || taken % READ_BYTES == 0 || taken == sent);
         }
+        assert!(!peers.have_words());
     }
 
     #[test]
