@@ -84,10 +84,6 @@ pub(super) async fn start(exec: &Exec, argv: &[String], suffix: &str, attempt: &
     let action = &attempt.action.body;
     let description =
         format!("{} on {} {} ({name})", action.action, action.resource_type, action.resource_id);
-    if !suffix.is_empty() {
-        // Of a probe that ended with an earlier run of the daemon: nothing of it is alive.
-        AttemptPlace::at(order.place.clone()).remove()?;
-    }
     let launch = Launch {
         name: &name,
         description: &description,

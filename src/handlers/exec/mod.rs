@@ -190,7 +190,9 @@ impl Exec {
     }
 
     async fn ask(&self, argv: &[String], attempt: &Attempt) -> ProbeAnswer {
-        let asked = kept::start(self, argv, ".probe", attempt).await;
+        // Each with a name of its own: the keeper of the one before may still be removing what is its.
+        let suffix = format!(".probe-{:08x}", fastrand::u32(..));
+        let asked = kept::start(self, argv, &suffix, attempt).await;
         // Nobody but this needs to know how it ended.
         if let Some(afterwards) = attempt.take_afterwards() {
             afterwards();
