@@ -10,12 +10,13 @@ program = ["/usr/local/bin/work"]
 recovery = "hold"
 "#;
 
-/// Goes on until it is told that it is enough, or for 10 s.
+/// Goes on until it is told that it is enough, or for two minutes. Its first step is of before the upgrade, its second of after it.
 const WORK: &str = "#!/bin/sh
+set -e
 read -r action
-echo began
-for tenth in $(seq 100); do [ -e /run/actiond/enough ] && break; sleep 0.1; done
-echo ended
+actiond step run before -- echo began
+for tenth in $(seq 1200); do [ -e /run/actiond/enough ] && break; sleep 0.1; done
+actiond step run after -- echo ended
 ";
 
 #[test]
@@ -31,7 +32,8 @@ fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     assert_eq!(host.run("stat --format '%a %G' /run/actiond/actiond.sock").trim(), "660 actiond");
     assert_eq!(host.run("stat --format '%a %U' /var/lib/actiond").trim(), "700 actiond");
 
-    // Upgraded: the configuration as it was changed stays, as do the sockets, and nobody notices the new daemon.
+    // Upgraded: the configuration as it was changed stays, as do the sockets, and nobody notices the new daemon, neither
+    // clients nor the program, for which nobody waits.
     host.write("/usr/local/bin/work", WORK);
     host.write("/root/table", PROGRAM);
     host.run("chmod 755 /usr/local/bin/work; cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
@@ -40,12 +42,17 @@ fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     let polls = ["fresh", "submit"].map(|way| host.poll(way));
     let running = host.submit("work", 1);
     host.until(&format!("actiond logs {running} | grep -q began"));
+    let unit = format!("actiond-{running}.1.service");
+    let keeper = ["MainPID", "InvocationID"].map(|name| host.property(&unit, name));
+    assert_ne!(keeper[0], "0", "{unit} runs");
     host.install(&package(false));
     host.until("systemctl is-active --quiet actiond.service");
     for poll in polls {
         poll.end();
     }
     assert_ne!(host.property("actiond.service", "MainPID"), daemon, "the new daemon runs");
+    assert_eq!(host.ask(&format!("/v1/actions/{running}"))["state"], "running");
+    assert_eq!(["MainPID", "InvocationID"].map(|name| host.property(&unit, name)), keeper);
     assert_eq!(host.property("actiond.socket", "ActiveEnterTimestampMonotonic"), sockets);
     host.run("touch /run/actiond/enough");
     let action = host.finished(running);
