@@ -14,4 +14,5 @@
 
 mod host;
 mod package;
+mod programs;
 mod service;
