@@ -1,4 +1,4 @@
-//! Programs under the unit that is shipped: they outlive the daemon, however it ends.
+//! Programs under the unit that is shipped: they outlive the daemon, however it ends, and go on after the host.
 
 use std::collections::HashSet;
 
@@ -99,4 +99,51 @@ fn programs_run_once_and_lose_nothing_through_300_kills_and_50_restarts() {
     // None ran that nobody asked for, and nothing is left of them.
     assert_eq!(host.run("ls /var/lib/effects | wc -l").trim(), "200");
     host.until("[ -z \"$(systemctl list-units --quiet --plain 'actiond-*')\" ]");
+}
+
+/// Ends with the wish for a reboot at the end of its second and its fourth step.
+const REBOOTS_TWICE: &str = r#"#!/bin/bash
+set -eu
+read -r action
+for step in 1 2 3 4 5; do
+    if actiond step begin $step; then
+        boot=$(cut -d ' ' -f 22 /proc/1/stat) # when it began
+        echo "$step in attempt $ACTIOND_ATTEMPT of boot $boot" >> /var/lib/effects/reboots
+        echo "step $step"
+        actiond step done $step
+        case $step in 2 | 4) exit 194 ;; esac
+    fi
+done
+"#;
+
+const RESUMES: &str = r#"
+[[handler]]
+action = "reboots"
+use = "exec"
+program = ["/usr/local/bin/reboots-twice"]
+recovery = "resume"
+"#;
+
+#[test]
+fn script_that_reboots_the_host_twice_does_each_step_once() {
+    let host = host_with("reboots-twice", REBOOTS_TWICE, RESUMES);
+    let id = host.submit("reboots", 1);
+    for reached in [3, 5] {
+        let stuck = "actiond list --state failed,held | grep -q .";
+        host.until(&format!("grep -q '^{reached} ' /var/lib/effects/reboots || {stuck}"));
+    }
+    host.until("systemctl is-active --quiet actiond.service");
+    let action = host.finished(id);
+    assert_eq!((&action["state"], &action["reboots"]), (&"succeeded".into(), &2.into()), "{action}");
+    let attempts = action["attempts"].as_array().unwrap().iter().map(|attempt| &attempt["outcome"]);
+    assert!(attempts.eq(["succeeded", "interrupted", "interrupted"]), "{action}");
+    let effects = host.run("cat /var/lib/effects/reboots");
+    let (steps, boots): (Vec<_>, Vec<_>) =
+        effects.lines().map(|line| line.split_once(" of boot ").unwrap()).unzip();
+    let expected = ["1 in attempt 1", "2 in attempt 1", "3 in attempt 2", "4 in attempt 2", "5 in attempt 3"];
+    assert_eq!(steps, expected);
+    assert_eq!(boots.iter().collect::<HashSet<_>>().len(), 3, "{effects}");
+    assert!(boots[0] == boots[1] && boots[2] == boots[3], "{effects}");
+    let log = |attempt: u32| host.run(&format!("actiond logs {id} --attempt {attempt} | cut -d ' ' -f 2-"));
+    assert_eq!([1, 2, 3].map(log), ["step 1\nstep 2\n", "step 3\nstep 4\n", "step 5\n"]);
 }
