@@ -31,6 +31,8 @@ pub enum Outcome {
     Interrupted,
     /// The daemon stops and the attempt goes on: the next start takes it up.
     LeftRunning,
+    /// The attempt had no effect at all: its program was not started, and never will be. Run again, whatever the policy.
+    NotStarted,
     /// What carried the attempt was ended by somebody else, without a word how far it was: the recovery policy decides.
     Lost {
         message: String,

@@ -74,6 +74,8 @@ pub(super) fn what_follows(
             Decision::Requeue if !stopping => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
             decision => Next::Interrupted(decision),
         },
+        Outcome::NotStarted if over => Next::Interrupted(Decision::TimeOut),
+        Outcome::NotStarted => Next::Interrupted(Decision::Requeue),
         Outcome::Lost { .. } if lost_in_a_row(&action.status) >= LOST_MAX => Next::Fail,
         Outcome::Lost { .. } => match by_policy(action.body.recovery) {
             Decision::Requeue if over => Next::Interrupted(Decision::TimeOut),
@@ -349,7 +351,7 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
             }
             (AttemptEnd::Interrupted, or(message, "it did not say why"), None)
         }
-        Outcome::Interrupted | Outcome::LeftRunning => {
+        Outcome::Interrupted | Outcome::NotStarted | Outcome::LeftRunning => {
             (AttemptEnd::Interrupted, "interrupted".to_owned(), None)
         }
         Outcome::Lost { message } => (AttemptEnd::Interrupted, or(message, "its keeper was killed"), None),

@@ -49,6 +49,7 @@ pub(super) enum Decision {
 
 /// What a start knows about an interrupted attempt.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and any of them goes with any")]
 pub(super) struct Facts<'a> {
     pub state: State,
     pub policy: Recovery,
@@ -56,6 +57,8 @@ pub(super) struct Facts<'a> {
     pub deaths: u32,
     /// What of it is still alive.
     pub survivor: Option<&'a str>,
+    /// It is certain that its program was never started.
+    pub unstarted: bool,
     /// The host has booted since the claim.
     pub rebooted: bool,
     /// Starts of the daemon since the claim, or since the attempt asked for a reboot.
@@ -95,7 +98,8 @@ pub(super) fn decide(facts: Facts<'_>) -> Decision {
             facts.deaths
         ));
     }
-    match by_policy(facts.policy) {
+    let decision = if facts.unstarted { Decision::Requeue } else { by_policy(facts.policy) };
+    match decision {
         Decision::Requeue if facts.deadline_over => Decision::TimeOut,
         Decision::Requeue | Decision::Probe if !facts.has_handler => Decision::Hold(NO_HANDLER.into()),
         decision => decision,
@@ -173,7 +177,7 @@ impl Core {
             if death == Some(Death { id: *id, attempt: action.status.attempt }) {
                 action.status.deaths += 1;
             }
-            let decision = decide(self.facts(now, &action, survivors));
+            let decision = decide(self.facts(now, &action, survey, survivors));
             *counts.entry(decision.word()).or_default() += 1;
             if decision == Decision::Probe && action.status.deaths > 0 {
                 // The count must be durable before the probe may take the daemon down in its turn.
@@ -212,6 +216,7 @@ impl Core {
         &self,
         now: Timestamp,
         action: &Action,
+        survey: &Survey,
         survivors: &'a HashMap<ActionId, String>,
     ) -> Facts<'a> {
         let claim = action.status.claim.as_ref();
@@ -220,6 +225,7 @@ impl Core {
             policy: action.body.recovery,
             deaths: action.status.deaths,
             survivor: survivors.get(&action.id).map(String::as_str),
+            unstarted: survey.unstarted.contains(&action.id),
             rebooted: claim.is_some_and(|claim| claim.boot_id != self.boot_id),
             starts: claim.map_or(0, |claim| self.incarnation.saturating_sub(claim.incarnation)),
             deadline_over: action.body.deadline.is_some_and(|deadline| deadline <= now),
@@ -259,6 +265,7 @@ mod tests {
         policy: Recovery::Rerun,
         deaths: 0,
         survivor: None,
+        unstarted: false,
         rebooted: false,
         starts: 1,
         deadline_over: false,
@@ -277,6 +284,8 @@ mod tests {
         assert_eq!(words(late), ["timed_out", "probed", "timed_out", "failed", "held"]);
         let unhandled = Facts { has_handler: false, ..FACTS };
         assert_eq!(words(unhandled), ["held", "held", "held", "failed", "held"]);
+        assert_eq!(words(Facts { unstarted: true, ..FACTS }), ["requeued"; 5]);
+        assert_eq!(words(Facts { unstarted: true, ..late }), ["timed_out"; 5]);
         assert_eq!(words(Facts { deaths: 2, ..FACTS }), words(FACTS));
         assert_eq!(words(Facts { deaths: 3, ..FACTS }), ["held"; 5]);
     }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | an outcome | it has ended: adopted, to record that |
 //! | a keeper as owner, and it lives | adopted |
-//! | no owner | gone; a tombstone is put there, and a keeper that is about to start its program stops |
+//! | no owner, though a keeper got its go | never started: a tombstone is put there, and a late keeper stops; run again |
 //! | a keeper as owner, and it is gone, or of another boot | gone |
 //!
 //! For what is gone the recovery policy decides.
@@ -37,6 +37,8 @@ pub struct Claimed {
 pub struct Survey {
     /// Running on, or ended with an outcome.
     pub adoptable: HashSet<ActionId>,
+    /// It is certain that their program was not started: no owner where a keeper got its go.
+    pub unstarted: HashSet<ActionId>,
     /// The names of the keepers that are gone.
     pub gone: Vec<(ActionId, String)>,
     /// What the programs of those that are gone had stated.
@@ -64,6 +66,11 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
         match find(&place, keeper, of_this_boot) {
             Ok(Found::Adoptable) => {
                 survey.adoptable.insert(*id);
+            }
+            Ok(Found::Unstarted) => {
+                survey.unstarted.insert(*id);
+                survey.known.extend(keeper.map(|keeper| (*id, keeper)));
+                survey.gone.push((*id, name));
             }
             Ok(Found::Gone { program }) => {
                 survey.known.extend([keeper, program].into_iter().flatten().map(|program| (*id, program)));
@@ -104,6 +111,8 @@ fn stated(place: &AttemptPlace) -> Stated {
 enum Found {
     /// Its keeper runs, or has written how it ended.
     Adoptable,
+    /// Its keeper got its go and has not begun; now it never will.
+    Unstarted,
     /// Its keeper is gone, or never had it.
     Gone {
         /// The program, if the keeper came to noting it.
@@ -119,9 +128,14 @@ fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io
     }
     // Without one nobody got a go that could still be underway.
     if keeper.is_some() && place.bury()? {
-        return Ok(Found::Gone { program: None });
+        return Ok(Found::Unstarted);
     }
-    let Some(Owner::Keeper(program)) = place.owner()? else { return Ok(Found::Gone { program: None }) };
+    let program = match place.owner()? {
+        Some(Owner::Keeper(program)) => program,
+        // Found out by a start that died before it could say so.
+        Some(Owner::Nobody) if keeper.is_some() => return Ok(Found::Unstarted),
+        Some(Owner::Nobody) | None => return Ok(Found::Gone { program: None }),
+    };
     let is_alive = match keeper {
         Some(keeper) => Process::read(keeper.pid)?.is_some_and(|now| now.program == keeper && now.is_alive()),
         None => false,
@@ -204,6 +218,7 @@ mod tests {
             let found = found(&place, Some(own()), "now");
             assert!(found.adoptable.is_empty());
             assert_eq!(found.known, [(ActionId(7), own())], "a keeper that got its go is ended");
+            assert!(found.unstarted.contains(&ActionId(7)));
         }
         assert!(!place.own(own()).unwrap(), "a late keeper stops");
     }

@@ -59,7 +59,7 @@ fn means(exec: &Exec, end: End) -> Outcome {
         End::Lost(None) => Outcome::Lost { message: format!("the keeper of {} was killed", exec.name()) },
         End::Lost(Some(what)) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::LeftRunning => Outcome::LeftRunning,
-        End::NotStarted(None | Some(StopReason::Shutdown)) => Outcome::Interrupted,
+        End::NotStarted(None | Some(StopReason::Shutdown)) => Outcome::NotStarted,
         End::NotStarted(Some(StopReason::Cancel)) => Outcome::Cancelled { message: String::new() },
         End::NotStarted(Some(StopReason::TimeOut)) => {
             Outcome::TimedOut { message: "it was not started".to_owned() }
