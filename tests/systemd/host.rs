@@ -66,8 +66,8 @@ impl Host {
 
     /// Installs the package, or another version of it; what dpkg says.
     pub fn install(&self, package: &Path) -> String {
-        self.push(package, "/root/actiond.deb");
-        self.run("dpkg --install /root/actiond.deb 2>&1")
+        self.push(package, "/var/tmp/actiond.deb");
+        self.run("dpkg --install /var/tmp/actiond.deb 2>&1")
     }
 
     /// Reboots, and returns when it is up again.
@@ -126,8 +126,8 @@ impl Host {
     /// Starts to ask the daemon every 10 ms; returns after the first answer. `poll.py` says in which ways.
     pub fn poll(&self, way: &str) -> Poll {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/poll.py");
-        self.push(&script, "/root/poll.py");
-        let mut command = self.command(&["run", "python3", "/root/poll.py", way]);
+        self.push(&script, "/var/tmp/poll.py");
+        let mut command = self.command(&["run", "python3", "/var/tmp/poll.py", way]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut first = String::new();

@@ -35,8 +35,8 @@ fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     // Upgraded: the configuration as it was changed stays, as do the sockets, and nobody notices the new daemon, neither
     // clients nor the program, for which nobody waits.
     host.write("/usr/local/bin/work", WORK);
-    host.write("/root/table", PROGRAM);
-    host.run("chmod 755 /usr/local/bin/work; cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
+    host.write("/var/tmp/table", PROGRAM);
+    host.run("chmod 755 /usr/local/bin/work; cat /var/tmp/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
     let sockets = host.property("actiond.socket", "ActiveEnterTimestampMonotonic");
     let daemon = host.property("actiond.service", "MainPID");
     let polls = ["fresh", "submit"].map(|way| host.poll(way));

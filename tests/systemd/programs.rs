@@ -11,10 +11,10 @@ fn host_with(script: &str, body: &str, tables: &str) -> Host {
     let host = Host::start();
     host.install(&package(false));
     host.write(&format!("/usr/local/bin/{script}"), body);
-    host.write("/root/tables", tables);
+    host.write("/var/tmp/tables", tables);
     host.run(&format!(
         "chmod 755 /usr/local/bin/{script}; mkdir --mode=1777 /var/lib/effects
-        cat /root/tables >> /etc/actiond/actiond.toml; systemctl reload actiond"
+        cat /var/tmp/tables >> /etc/actiond/actiond.toml; systemctl reload actiond"
     ));
     host
 }
@@ -63,8 +63,8 @@ fn programs_run_once_and_lose_nothing_through_300_kills_and_50_restarts() {
     host.write("/run/systemd/system/actiond.service.d/test.conf", BRISK);
     host.run("systemctl daemon-reload");
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/storm.py");
-    host.push(&script, "/root/storm.py");
-    let said = host.run("python3 /root/storm.py 200 300 50");
+    host.push(&script, "/var/tmp/storm.py");
+    let said = host.run("python3 /var/tmp/storm.py 200 300 50");
     println!("{said}");
     let report: Value = serde_json::from_str(&said).unwrap();
     let count = |key: &str| report[key].as_u64().unwrap_or_else(|| panic!("{key}: {report}"));

@@ -55,12 +55,12 @@ fn submissions_during_50_restarts_are_all_accepted() {
 fn program_of_the_daemon_runs_under_its_unit_and_reload_is_done_when_it_returns() {
     let host = installed();
     host.run("printf '#!/bin/sh\nread -r action\nid -un\nulimit -n\n' > /usr/local/bin/quick; chmod 755 /usr/local/bin/quick");
-    host.run("cp /etc/actiond/actiond.toml /root/shipped");
+    host.run("cp /etc/actiond/actiond.toml /var/tmp/shipped");
     for round in 0..20 {
         let table = QUICK.replace("\"quick\"", &format!("\"quick_{round}\""));
-        host.write("/root/table", &table);
+        host.write("/var/tmp/table", &table);
         host.run(
-            "cat /root/shipped /root/table > /etc/actiond/actiond.toml; systemctl reload actiond.service",
+            "cat /var/tmp/shipped /var/tmp/table > /etc/actiond/actiond.toml; systemctl reload actiond.service",
         );
         // An action without a handler would be refused.
         let id = host.submit(&format!("quick_{round}"), 1);
@@ -80,8 +80,8 @@ fn program_of_the_daemon_runs_under_its_unit_and_reload_is_done_when_it_returns(
 fn daemon_may_reboot_the_host() {
     let host = installed();
     host.write("/usr/local/bin/quick", "#!/bin/sh\nread -r action\nexec systemctl reboot\n");
-    host.write("/root/table", QUICK);
-    host.run("chmod 755 /usr/local/bin/quick; cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
+    host.write("/var/tmp/table", QUICK);
+    host.run("chmod 755 /usr/local/bin/quick; cat /var/tmp/table >> /etc/actiond/actiond.toml; systemctl reload actiond");
     let boot = host.container(&["boot-id"]);
     let id = host.submit("quick", 1);
     host.container(&["wait-reboot", boot.trim()]);
@@ -157,8 +157,8 @@ fn programs_have_units_and_users_of_their_own_and_outlive_the_daemon() {
         until [ -e /run/enough ]; do sleep 0.05; done\necho '{\"result\": {\"n\": 1}}' >&3\n",
     );
     host.run("chmod 755 /usr/local/bin/lasting");
-    host.write("/root/table", LASTING);
-    host.run("cat /root/table >> /etc/actiond/actiond.toml; systemctl reload actiond.service");
+    host.write("/var/tmp/table", LASTING);
+    host.run("cat /var/tmp/table >> /etc/actiond/actiond.toml; systemctl reload actiond.service");
     let ids = [host.submit("lasting", 1), host.submit("of_nobody", 2)];
     for id in ids {
         host.until(&format!("actiond logs {id} | grep -q system.slice"));
