@@ -59,8 +59,14 @@ impl Disk {
 
     /// The power comes back; nothing may use the disk at this moment. Whether the control file was lost, as it must.
     fn restore(&self) -> bool {
-        self.unmount();
-        self.mount();
+        // The mount namespace of another test may have a copy of the mount, and as long as it has, the file system without
+        // power is what is mounted again.
+        until("a file system that has power", || {
+            self.unmount();
+            self.mount();
+            let probe = self.mount.join("probe");
+            std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).ok()
+        });
         let control = self.mount.join("control");
         let kept = std::fs::read(&control).unwrap_or_default();
         let _ = std::fs::remove_file(control);
