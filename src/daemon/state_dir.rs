@@ -42,7 +42,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StateDirError> {
     Ok(())
 }
 
-/// Removes the directories of attempts that are over. Those of `claimed` actions stay: what they say may be needed
+/// Removes the files of attempts that are over. Those of `claimed` actions stay: what they say may be needed
 /// after the next crash too.
 pub(super) fn remove_stale_attempts(attempts_dir: &Path, claimed: &HashSet<ActionId>) {
     remove_others(attempts_dir, claimed);
@@ -88,7 +88,7 @@ fn remove_others(dir: &Path, kept: &HashSet<ActionId>) {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         if let Err(error) = removed {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a stale attempt's directory");
+            tracing::warn!(path = %path.display(), %error, "cannot remove what a stale attempt left");
         }
     }
 }

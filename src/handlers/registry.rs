@@ -35,7 +35,7 @@ pub struct RouteSettings {
 /// What handlers need of the daemon's surroundings.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Directory in which each attempt of a program gets one of its own; created on demand, mode 0700.
+    /// Directory of the files of attempts (`runner::keeper::place`), mode 0700.
     pub attempts_dir: PathBuf,
     /// Directory of the keepers' sockets.
     pub keepers_dir: PathBuf,

@@ -116,8 +116,8 @@ impl Statements {
         let Some(file) = &self.file else { return Ok(()) };
         file.sync_data()?;
         if !self.is_named {
-            // The attempt's directory and the one of all attempts may be as new as the file.
-            for dir in self.path.ancestors().skip(1).take(3) {
+            // The directory of all attempts may be as new as the file; what is above the store may not be ours to open.
+            for dir in self.path.ancestors().skip(1).take(2) {
                 File::open(dir)?.sync_all()?;
             }
             self.is_named = true;
