@@ -137,6 +137,25 @@ fn signals_for_whatever_is_called_actiond_reach_no_keeper() {
 }
 
 #[test]
+fn keeper_that_waits_gives_memory_back_and_goes_on() {
+    let home = waiting(Home::new());
+    let daemon = Daemon::start(&home);
+    let id = daemon.accepted(&spec("wait", 1));
+    let (_, keeper, _) = started(&home);
+    // In kB, by their names in proc_pid_status(5): what it has mapped, and the most that it had.
+    let kept = |name: &str| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).expect("a keeper");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+        line.trim_matches(|letter: char| !letter.is_ascii_digit()).parse().expect("a number")
+    };
+    // How much that is depends on the build: `benches/run exec` has the figures of a release.
+    until("a smaller keeper", || (kept("VmRSS:") < kept("VmHWM:") * 3 / 4).then_some(()));
+    let_go(&home);
+    let action = daemon.finished(id);
+    assert_eq!((state(&action), home.lines("ran").len()), ("succeeded", 1), "{action}");
+}
+
+#[test]
 fn killed_zygote_costs_no_action() {
     let home = waiting(Home::new());
     let daemon = Daemon::start(&home);

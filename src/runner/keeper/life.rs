@@ -28,6 +28,7 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::ending::Ending;
 use super::memory::Memory;
+use super::pages::Pages;
 use super::peers::Peers;
 use super::pipes::Output;
 use super::place::{AttemptPlace, Ended};
@@ -91,6 +92,7 @@ pub(super) struct Life {
     /// Followers have not been told yet that the log has grown.
     log_news: bool,
     log_told_at: Option<Instant>,
+    pages: Pages,
 }
 
 /// How the attempt stands.
@@ -168,6 +170,7 @@ impl Prepared {
             stopped: None,
             log_news: false,
             log_told_at: None,
+            pages: Pages::used(),
             order,
             place,
         };
@@ -206,6 +209,7 @@ impl Life {
         };
         let ready = kinds.into_iter().zip(ready).filter(|(_, is_ready)| *is_ready);
         for (kind, _) in ready.collect::<Vec<_>>() {
+            self.pages.are_used();
             match kind {
                 Source::Signals => self.see_signals(),
                 Source::Feed => self.feed(),
@@ -243,12 +247,14 @@ impl Life {
         }
         let log_due = self.log_told_at.filter(|_| self.log_news).map(|at| at + LOG_NEWS_EVERY);
         let ending = self.ending.as_ref().map(Ending::due);
-        let due = [log_due, ending, self.memory.statements.due()].into_iter().flatten().min()?;
+        let due =
+            [log_due, ending, self.memory.statements.due(), self.pages.due()].into_iter().flatten().min()?;
         Timespec::try_from(due.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Goes on with the attempt.
     fn step(&mut self) -> Now {
+        self.pages.step();
         let told = self.memory.statements.catch_up(false).unwrap_or(false);
         if told || std::mem::take(&mut self.memory.has_news) {
             self.peers.tell(STATED);

@@ -31,6 +31,7 @@ pub(crate) mod address;
 mod ending;
 mod life;
 mod memory;
+mod pages;
 mod peers;
 mod pipes;
 pub(crate) mod place;
