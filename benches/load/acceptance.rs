@@ -155,7 +155,16 @@ fn rates(results: &Results, rows: &mut Vec<Row>) {
             bound: Bound::AtMost(3.0),
         })
     };
-    rows.extend([flood(), lives(), exec(), dispatch()].into_iter().flatten());
+    let keeper = || {
+        let rss = results.median("keeper, its program is silent", "keeper.Rss", 0)?;
+        Some(Row {
+            what: "MB of memory (RSS) of a keeper that waits".to_owned(),
+            from: String::new(),
+            value: rss / 1e6,
+            bound: Bound::Below(2.0),
+        })
+    };
+    rows.extend([flood(), lives(), exec(), dispatch(), keeper()].into_iter().flatten());
 }
 
 fn waiting(results: &Results, rows: &mut Vec<Row>) {

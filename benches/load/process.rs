@@ -104,12 +104,19 @@ pub fn tree(pid: u32) -> Vec<u32> {
 
 /// Proportional set size of a process and its descendants in bytes: pages that they share count once.
 pub fn memory(pid: u32) -> u64 {
-    let of_one = |pid: u32| {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
-    tree(pid).into_iter().map(of_one).sum::<u64>() * 1_024
+    tree(pid).into_iter().map(|pid| mapped(pid, "Pss")).sum()
+}
+
+/// Bytes of a process's mappings, by their name in proc_pid_smaps(5): `Rss`, `Pss`, `Anonymous`. 0 if it is gone.
+pub fn mapped(pid: u32, what: &str) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
+
+/// The name of a process's main thread; empty if it is gone.
+pub fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// Allocated bytes below a directory.
