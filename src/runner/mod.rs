@@ -23,6 +23,7 @@
 
 pub mod adoption;
 pub mod backend;
+mod freezer;
 pub mod keeper;
 pub(crate) mod kept;
 pub(crate) mod last_line;

@@ -11,12 +11,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process_group};
 
+use super::freezer;
 use super::leftovers::MARK;
 use super::proc::{self, Process};
 use crate::action::{ActionId, Program};
 
 /// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks for what is killed.
+const LOOK_KILLED: Duration = Duration::from_millis(5);
+
+/// Looks in a row after which everything is only stopped.
+const STOPS_MAX: u32 = 100;
 
 /// What to look for.
 #[derive(Clone, Debug)]
@@ -101,10 +108,7 @@ impl Search {
     }
 
     /// Ends all that is found: SIGTERM, after `patience` SIGKILL, until nothing is left. Returns what could
-    /// not be ended.
-    ///
-    /// `group` is a process group that cannot have been reused because its leader was not reaped yet: SIGKILL to
-    /// all of it at once also catches a program that forks faster than it can be counted.
+    /// not be ended. `group` is that of [`Kill::step`].
     pub(crate) fn end(&self, patience: Duration, group: Option<u32>) -> io::Result<Vec<(ActionId, Process)>> {
         let until = Instant::now() + patience;
         let mut asked = HashSet::new();
@@ -125,21 +129,69 @@ impl Search {
             std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
             pause = (pause * 2).min(Duration::from_millis(50));
         }
-        let until = Instant::now() + KILL_PATIENCE;
+        let mut kill = Kill::default();
+        // Counted from the first SIGKILL: on a busy host the look before it may take longer than that.
+        let mut until = None;
         loop {
-            if let Some(group) = group.and_then(proc::pid) {
-                // Nobody left in it is no error; a failure shows in what is found next.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
             let alive = self.find()?;
-            for (_, process) in &alive {
-                send(process, Signal::KILL);
-            }
-            if alive.is_empty() || Instant::now() >= until {
+            if alive.is_empty() || until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(alive);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            let pause = kill.step(alive.iter().map(|(_, process)| process), group);
+            until.get_or_insert_with(|| Instant::now() + KILL_PATIENCE);
+            std::thread::sleep(pause);
         }
+    }
+}
+
+/// Kills, look by look, also what forks faster than it can be killed.
+///
+/// When a look finds somebody new although all that was alive before has got its SIGKILL, everything is stopped first,
+/// until a look finds nobody new: then nobody is left that could fork. What is stopped still counts against a limit on
+/// processes and is not replaced, as what is killed would be.
+#[derive(Default)]
+pub(crate) struct Kill {
+    seen: HashSet<(u32, u64)>,
+    stops: u32,
+}
+
+impl Kill {
+    /// Does what is due with all that a look has found alive. Gives the time until the next look.
+    ///
+    /// `group` is a process group that cannot have been reused because its leader was not reaped yet: that is killed at
+    /// once.
+    pub(crate) fn step<'a>(
+        &mut self,
+        alive: impl Iterator<Item = &'a Process>,
+        group: Option<u32>,
+    ) -> Duration {
+        let before = self.seen.len();
+        let alive: Vec<&Process> = alive.collect();
+        self.seen.extend(alive.iter().map(|process| (process.program.pid, process.program.start_ticks)));
+        if before > 0 && self.seen.len() > before && self.stops < STOPS_MAX {
+            self.stops += 1;
+            for process in alive {
+                send(process, Signal::STOP);
+            }
+            return Duration::ZERO;
+        }
+        self.stops = 0;
+        if let Some(group) = group.and_then(proc::pid) {
+            // Nobody left in it is no error; a failure shows in what is found next.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        for process in alive {
+            kill(process);
+        }
+        LOOK_KILLED
+    }
+}
+
+/// SIGKILL, which takes effect even in a frozen cgroup.
+fn kill(process: &Process) {
+    send(process, Signal::KILL);
+    if process.state == 'D' {
+        freezer::thaw(process.program.pid);
     }
 }
 

@@ -7,18 +7,18 @@ use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process_group};
+use rustix::process::Signal;
 
+use super::leaf::{self, Leaf};
 use crate::runner::proc::{self, Process};
-use crate::runner::tree::Search;
+use crate::runner::tree::{Kill, Search};
 
 /// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks for what is still alive: at first, at most, and once it is killed. Most ends are told by SIGCHLD, and
+/// Between two looks for what is still alive: at first, and at most. Most ends are told by SIGCHLD, and
 /// a look at every process of the host, for as long as a grace of an hour, has its price.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_MAX: Duration = Duration::from_millis(500);
-const LOOK_KILLED: Duration = Duration::from_millis(5);
 
 /// An end that is on its way.
 pub(super) struct Ending {
@@ -26,12 +26,26 @@ pub(super) struct Ending {
     asked: HashSet<(u32, u64)>,
     look_at: Instant,
     pause: Duration,
+    kill: Kill,
+    /// Counted from the first SIGKILL: on a busy host the look before it may take longer than that.
+    gives_up_at: Option<Instant>,
 }
 
 impl Ending {
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(super) fn new(grace: Duration, leaf: Option<&Leaf>) -> Self {
+        leaf::comes_first();
+        if let Some(leaf) = leaf {
+            leaf.kill_after(grace);
+        }
         let now = Instant::now();
-        Self { kill_at: now + grace, asked: HashSet::new(), look_at: now, pause: LOOK_FIRST }
+        Self {
+            kill_at: now + grace,
+            asked: HashSet::new(),
+            look_at: now,
+            pause: LOOK_FIRST,
+            kill: Kill::default(),
+            gives_up_at: None,
+        }
     }
 
     /// When there is something to do.
@@ -44,35 +58,40 @@ impl Ending {
         self.look_at = Instant::now();
     }
 
-    /// Does what is due. Once it is over, what is still alive.
-    ///
-    /// `group` is a process group that cannot have been reused because its leader was not reaped yet: SIGKILL to all of
-    /// it at once also catches a program that forks faster than it can be counted.
-    pub(super) fn step(&mut self, search: &Search, group: u32) -> io::Result<Option<Vec<Process>>> {
+    /// Does what is due. Once it is over, what is still alive. `group` is that of [`Kill::step`].
+    pub(super) fn step(
+        &mut self,
+        search: &Search,
+        group: u32,
+        leaf: Option<&Leaf>,
+    ) -> io::Result<Option<Vec<Process>>> {
         let now = Instant::now();
         if now < self.look_at {
             return Ok(None);
         }
         let is_killing = now >= self.kill_at;
-        if is_killing && let Some(group) = proc::pid(group) {
-            // Nobody left in it is no error; a failure shows in what is found next.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
         let alive: Vec<Process> = search.find()?.into_iter().map(|(_, process)| process).collect();
-        if alive.is_empty() || now >= self.kill_at + KILL_PATIENCE {
+        if alive.is_empty() || self.gives_up_at.is_some_and(|at| now >= at) {
             return Ok(Some(alive));
         }
+        if is_killing {
+            if let Some(leaf) = leaf {
+                leaf.kill();
+            }
+            let pause = self.kill.step(alive.iter(), Some(group));
+            let now = Instant::now();
+            self.look_at = now + pause;
+            self.gives_up_at.get_or_insert(now + KILL_PATIENCE);
+            return Ok(None);
+        }
         for process in &alive {
-            if is_killing {
-                let _ = proc::signal(process.program, Signal::KILL);
-            } else if self.asked.insert((process.program.pid, process.program.start_ticks)) {
+            if self.asked.insert((process.program.pid, process.program.start_ticks)) {
                 let _ = proc::signal(process.program, Signal::TERM);
                 let _ = proc::signal(process.program, Signal::CONT);
             }
         }
         let now = Instant::now();
-        self.look_at =
-            if is_killing { now + LOOK_KILLED } else { (now + self.pause).min(self.kill_at.max(now)) };
+        self.look_at = (now + self.pause).min(self.kill_at.max(now));
         self.pause = (self.pause * 2).min(LOOK_MAX);
         Ok(None)
     }

@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::ending::Ending;
+use super::leaf::Leaf;
 use super::memory::Memory;
 use super::pages::Pages;
 use super::peers::Peers;
@@ -80,6 +81,7 @@ pub(super) struct Life {
     peers: Peers,
     signals: Signals,
     child: Child,
+    leaf: Option<Leaf>,
     program: Program,
     /// What the program has not taken of its input yet.
     feed: Option<(OwnedFd, Vec<u8>)>,
@@ -141,7 +143,7 @@ impl Prepared {
     pub(super) fn run(self, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
         let Self { order, input, place, mut peers, signals } = self;
         peers.follow(daemon, early)?;
-        let Started { child, program, feed, outputs: [out, err], reports } = match start(&order) {
+        let Started { child, program, feed, outputs: [out, err], reports, leaf } = match start(&order) {
             Ok(started) => started,
             Err(Fault { told, was_short }) => {
                 let ended = Ended { version: VERSION, fault: Some(told), was_short, ..Ended::default() };
@@ -160,6 +162,7 @@ impl Prepared {
             peers,
             signals,
             child,
+            leaf,
             program,
             feed: Some((feed, input)),
             outputs: [Output::new(out, Stream::Stdout), Output::new(err, Stream::Stderr)],
@@ -268,14 +271,15 @@ impl Life {
                 Ok(left) if left.is_empty() => return Now::Over(None),
                 Ok(left) => {
                     self.say(&format!("the program has ended; ending what it left: {}", describe(&left)));
-                    self.ending = Some(Ending::new(Duration::from_millis(self.order.kill_grace_ms)));
+                    let grace = Duration::from_millis(self.order.kill_grace_ms);
+                    self.ending = Some(Ending::new(grace, self.leaf.as_ref()));
                 }
                 Err(error) => return Now::Over(Some(cannot_look(&error))),
             }
         }
         let (search, group) = (self.search(), self.program.pid);
         let Some(ending) = &mut self.ending else { return Now::GoesOn };
-        match ending.step(&search, group) {
+        match ending.step(&search, group, self.leaf.as_ref()) {
             Ok(None) => Now::GoesOn,
             Ok(Some(alive)) => Now::Over((!alive.is_empty()).then(|| describe(&alive))),
             Err(error) => Now::Over(Some(cannot_look(&error))),
@@ -373,7 +377,7 @@ impl Life {
     fn stop(&mut self, why: StopWhy, grace: Duration) {
         if self.stopped.is_none() {
             self.stopped = Some(why);
-            self.ending = Some(Ending::new(grace));
+            self.ending = Some(Ending::new(grace, self.leaf.as_ref()));
         }
     }
 

@@ -9,7 +9,7 @@
 //!            it ended ─▶ ends
 //! ```
 //!
-//! The keeper is this very binary, without runtime and with one thread: `actiond keeper` with its stream as standard
+//! The keeper is this very binary, without runtime and with one thread (`leaf` has another, at the end): `actiond keeper` with its stream as standard
 //! input, or a fork of the zygote (`actiond keeper zygote`). It adopts every process that its program starts
 //! (`PR_SET_CHILD_SUBREAPER`, prctl(2)): so all of them stay below it, and none gets away while it lives.
 //!
@@ -29,6 +29,7 @@
 
 pub(crate) mod address;
 mod ending;
+mod leaf;
 mod life;
 mod memory;
 mod pages;

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use rustix::fs::OFlags;
 
+use super::leaf::Leaf;
 use super::pipes::pipe;
 use super::user;
 use super::words::Order;
@@ -27,6 +28,8 @@ pub(super) struct Started {
     pub(super) feed: OwnedFd,
     pub(super) outputs: [OwnedFd; 2],
     pub(super) reports: File,
+    /// The program's cgroup.
+    pub(super) leaf: Option<Leaf>,
 }
 
 /// Why nothing was started.
@@ -68,7 +71,7 @@ pub(super) fn start(order: &Order) -> Result<Started, Fault> {
         std::env::set_current_dir(&order.cwd).map_err(|error| Fault::of(&what(), &error))?;
     }
     let start = spawn::Order { program, argv, env: c_strings(&order.env)?, cwd: None, descriptors };
-    let spawned = proc::while_short(|| spawn::start(&start));
+    let (leaf, spawned) = Leaf::around(|| proc::while_short(|| spawn::start(&start)));
     // Cannot fail: every process may search its root directory.
     let _ = std::env::set_current_dir(ROOT);
     let what = || format!("cannot start {}", order.argv.first().map_or("", String::as_str));
@@ -78,7 +81,7 @@ pub(super) fn start(order: &Order) -> Result<Started, Fault> {
     // It has a line in /proc even if it has ended, until it is reaped.
     let program = process.map_or(Program { pid: child.number(), start_ticks: 0 }, |process| process.program);
     let (feed, outputs, reports) = ours;
-    Ok(Started { child, program, feed, outputs, reports })
+    Ok(Started { child, program, feed, outputs, reports, leaf })
 }
 
 /// The keeper's ends, and the program's in the order of their numbers.
