@@ -19,12 +19,13 @@ use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout_at};
 
 use super::backend::{Backend, Launch};
 use super::keeper::address::Address;
 use super::keeper::place::{AttemptPlace, Ended, EndedLine, Owner};
 use super::keeper::statements::{Statement, StatementReader};
-use super::keeper::words::{AtGate, Cannot, LOGGED, Order, STATED, StopWhy, Word, line};
+use super::keeper::words::{AtGate, Cannot, HEARD, LOGGED, Order, STATED, StopWhy, Word, line};
 use super::proc::{self, Process};
 use super::tree::{Search, describe};
 use crate::action::{ActionId, Program};
@@ -35,6 +36,12 @@ const ANSWER_BYTES_MAX: u64 = 4_096;
 /// Longest wait for a keeper that lets nobody in, such as a stopped one. Holds up others: so it is short.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(50);
 
+/// A mark that no process carries.
+const NOBODYS: &str = "-";
+
+/// Longer than any program runs.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// News taken at once.
 const NEWS_BYTES: usize = 4_096;
 /// Far fewer than a socket holds.
@@ -42,6 +49,12 @@ const MANY_NEWS: usize = 64;
 
 /// Between two looks at a keeper that cannot be reached.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Beyond the grace, until a keeper that was told to end its attempt has heard that. One that has not cannot act, such as
+/// one in a frozen cgroup, and then it is all ended from here.
+const HEARS_WITHIN: Duration = Duration::from_millis(500);
+/// Beyond the grace, until one that has heard it is done: longer than it tries.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Between SIGTERM and SIGKILL for what a killed keeper left.
 const LEFT_PATIENCE: Duration = Duration::from_secs(1);
@@ -65,6 +78,14 @@ pub(crate) struct Kept {
     /// Told to stop, perhaps over a stream on which nobody listened.
     is_stopping: bool,
     place: AttemptPlace,
+    patience: Option<Patience>,
+}
+
+/// With a keeper that was told to end its attempt.
+#[derive(Clone, Copy)]
+struct Patience {
+    hears_until: Option<Instant>,
+    ends_until: Instant,
 }
 
 /// How the daemon knows of a keeper.
@@ -145,6 +166,7 @@ impl Gated {
             line: Vec::new(),
             is_stopping: false,
             place,
+            patience: None,
         }
     }
 }
@@ -167,7 +189,16 @@ impl Kept {
             Err(_) => Presence::without_stream(keeper),
         };
         let statements = StatementReader::new(&place.statements());
-        Self { presence, keeper, statements, has_unread: true, line: Vec::new(), is_stopping: false, place }
+        Self {
+            presence,
+            keeper,
+            statements,
+            has_unread: true,
+            line: Vec::new(),
+            is_stopping: false,
+            place,
+            patience: None,
+        }
     }
 
     /// The next piece of news. Can be dropped and called again. After [`News::Over`] there is none.
@@ -180,8 +211,13 @@ impl Kept {
                     Err(error) => tracing::warn!(%error, "cannot read what a program stated"),
                 }
             }
+            let patience = self.patience.map(|patience| patience.hears_until.unwrap_or(patience.ends_until));
             match &mut self.presence {
                 Presence::Ended => return News::Over,
+                _ if patience.is_some_and(|until| until <= Instant::now()) => {
+                    self.end_hung().await;
+                    (self.presence, self.has_unread) = (Presence::Ended, true);
+                }
                 Presence::Process(_, handle) => {
                     let look = tokio::time::timeout(LOOK_EVERY, handle.readable()).await;
                     self.has_unread = true;
@@ -192,7 +228,9 @@ impl Kept {
                 }
                 Presence::Stream(stream) => {
                     let mut news = [0; NEWS_BYTES];
-                    let length = stream.read(&mut news).await.unwrap_or(0);
+                    let until = patience.unwrap_or_else(|| Instant::now() + FOREVER);
+                    let Ok(read) = timeout_at(until, stream.read(&mut news)).await else { continue };
+                    let length = read.unwrap_or(0);
                     let news = news.get(..length).unwrap_or_default();
                     if length == 0 {
                         self.has_unread = true;
@@ -213,7 +251,13 @@ impl Kept {
                     let (news, line) = news.split_at(begin.unwrap_or(news.len()));
                     self.line.extend_from_slice(line);
                     // So many may have left no room for a further one: see the keeper's `Peers::tell`.
-                    self.has_unread = news.len() >= MANY_NEWS || news.contains(&STATED);
+                    let is_full = news.len() >= MANY_NEWS;
+                    self.has_unread = is_full || news.contains(&STATED);
+                    if let Some(patience) =
+                        self.patience.as_mut().filter(|_| is_full || news.contains(&HEARD))
+                    {
+                        patience.hears_until = None;
+                    }
                     if line.last() == Some(&b'\n')
                         && let Ok(EndedLine { ended }) = serde_json::from_slice(&self.line)
                     {
@@ -231,12 +275,45 @@ impl Kept {
     pub(crate) async fn stop(&mut self, why: StopWhy, grace: Duration) {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.is_stopping = true;
+        let kill_at = Instant::now() + grace;
+        let hears_until = matches!(self.presence, Presence::Stream(_)).then_some(kill_at + HEARS_WITHIN);
+        self.patience = Some(Patience { hears_until, ends_until: kill_at + ENDS_WITHIN });
+        if let Some(keeper) = self.keeper {
+            // A stopped one would hear nothing.
+            let _ = proc::signal(keeper, Signal::CONT);
+        }
         match &mut self.presence {
             Presence::Stream(stream) => drop(stream.write_all(&line(&Word::Stop { grace_ms, why })).await),
             // With the grace of its order.
             Presence::Process(keeper, _) => drop(proc::signal(*keeper, Signal::TERM)),
             Presence::Ended => {}
         }
+    }
+
+    /// Kills all that is below a keeper that does not do it, and then the keeper: as long as that is there, nothing gets away
+    /// from below it. What is left is found as what a killed keeper left.
+    async fn end_hung(&self) {
+        let Some(keeper) = self.keeper else { return };
+        tracing::warn!(
+            pid = keeper.pid,
+            "a keeper does not end its attempt; it is ended with all that is below it"
+        );
+        let search = Search {
+            mark: NOBODYS.to_owned(),
+            known: Vec::new(),
+            below: Some((ActionId(0), keeper.pid)),
+            spared: HashSet::new(),
+            since_ticks: keeper.start_ticks,
+        };
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Err(error) = search.end(Duration::ZERO, None) {
+                tracing::warn!(pid = keeper.pid, %error, "cannot look for what is below a keeper");
+            }
+            let known = vec![(ActionId(0), keeper)];
+            Search { known, below: None, ..search }.end(Duration::ZERO, None)
+        });
+        // What could not be ended is told by whoever looks next.
+        let _ = ended.await;
     }
 
     /// What the program stated that was not read yet.

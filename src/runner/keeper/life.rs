@@ -35,7 +35,7 @@ use super::pipes::Output;
 use super::place::{AttemptPlace, Ended};
 use super::start::{Fault, Started, start};
 use super::statements::Statements;
-use super::words::{Answer, LOGGED, Order, STATED, StopWhy, VERSION, Word};
+use super::words::{Answer, HEARD, LOGGED, Order, STATED, StopWhy, VERSION, Word};
 use crate::action::{ActionId, Program};
 use crate::crash_point::crash_point;
 use crate::runner::logs::{LogWriter, Logs, Stream};
@@ -361,6 +361,7 @@ impl Life {
                 }
                 Ok(Word::Stop { grace_ms, why }) if heard.rights.is_daemon => {
                     self.stop(why, Duration::from_millis(grace_ms));
+                    self.peers.tell(HEARD);
                     continue;
                 }
                 Ok(word) if heard.rights.is_program => self.memory.take(word),

@@ -30,6 +30,8 @@ pub(crate) const WORD_BYTES_MAX: usize = 4 << 20;
 
 /// The news for whoever follows a keeper: there are new statements.
 pub(crate) const STATED: u8 = b's';
+/// It has been told to end the attempt, and is at it.
+pub(crate) const HEARD: u8 = b'h';
 /// The log has grown.
 pub(crate) const LOGGED: u8 = b'l';
 
