@@ -143,7 +143,7 @@ impl Drop for Host {
     }
 }
 
-const CURL: &str = "curl --silent --show-error --fail --unix-socket /run/actiond/actiond.sock";
+pub const CURL: &str = "curl --silent --show-error --fail --unix-socket /run/actiond/actiond.sock";
 
 fn failure(what: &str, output: &Output) -> String {
     let [said, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));

@@ -12,7 +12,10 @@
     reason = "these are tests"
 )]
 
+mod cancel;
 mod host;
+#[path = "../nasty/mod.rs"]
+mod nasty;
 mod package;
 mod programs;
 mod service;

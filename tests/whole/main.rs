@@ -13,6 +13,7 @@
     reason = "these are tests: a failed assumption is a failed test, and what it was belongs on the terminal"
 )]
 
+mod cancel;
 mod cli;
 mod common;
 mod damage;
@@ -23,6 +24,8 @@ mod hostile;
 mod keeper;
 mod life;
 mod limits;
+#[path = "../nasty/mod.rs"]
+mod nasty;
 mod overlap;
 mod power;
 mod programs;
