@@ -9,9 +9,9 @@
 //!            it ended ─▶ ends
 //! ```
 //!
-//! The keeper is this very binary, without runtime and with one thread (`leaf` has another, at the end): `actiond keeper` with its stream as standard
-//! input, or a fork of the zygote (`actiond keeper zygote`). It adopts every process that its program starts
-//! (`PR_SET_CHILD_SUBREAPER`, prctl(2)): so all of them stay below it, and none gets away while it lives.
+//! The keeper is this very binary, without runtime and with one thread (`leaf` has another, at the end): `actiond keeper`
+//! with its stream as standard input, or a fork of the zygote (`actiond keeper zygote`). It adopts every process that its
+//! program starts (`PR_SET_CHILD_SUBREAPER`, prctl(2)): so all of them stay below it, and none gets away while it lives.
 //!
 //! # Guarantees
 //!
