@@ -232,7 +232,17 @@ async fn follow(exec: &Exec, mut kept: Kept, name: &str, attempt: &Attempt, keep
     }
     let left = kept.end_left(&*exec.around.backend, name, attempt.action.id, &attempt.mark, keeper).await;
     attempt.when_recorded(kept.recorder());
-    End::Lost(left.unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}"))))
+    lost(left.unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}"))), told)
+}
+
+/// The end of an attempt whose keeper is gone without a word. If it had to end, it has: by whose hand does not matter.
+fn lost(alive: Option<String>, told: Option<StopWhy>) -> End {
+    match (alive, told) {
+        (None, Some(why)) => {
+            End::Ended(Box::new(Ended { version: VERSION, stopped: Some(why), ..Ended::default() }))
+        }
+        (alive, _) => End::Lost(alive),
+    }
 }
 
 /// A keeper that was told to end by a signal does not know why; it may have been by this daemon.
