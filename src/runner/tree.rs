@@ -22,6 +22,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks for what is killed.
 const LOOK_KILLED: Duration = Duration::from_millis(5);
 
+/// More processes than this may be about to fork.
+const MANY: usize = 16;
+
 /// Looks in a row after which everything is only stopped.
 const STOPS_MAX: u32 = 100;
 
@@ -43,8 +46,12 @@ pub(crate) struct Search {
 impl Search {
     /// All that is alive, each with its action. This process itself never belongs to it. While the host is short
     /// of what looking takes, it waits: an action whose processes cannot be looked for would have to be held.
+    ///
+    /// A look goes through the pids from low to high, and so misses whom a process forks and leaves behind just then, if
+    /// pids have begun again at their lowest. So nobody is found only if two looks in a row find nobody.
     pub(crate) fn find(&self) -> io::Result<Vec<(ActionId, Process)>> {
-        proc::while_short(|| self.look())
+        let found = proc::while_short(|| self.look())?;
+        if found.is_empty() { proc::while_short(|| self.look()) } else { Ok(found) }
     }
 
     fn look(&self) -> io::Result<Vec<(ActionId, Process)>> {
@@ -146,9 +153,9 @@ impl Search {
 
 /// Kills, look by look, also what forks faster than it can be killed.
 ///
-/// When a look finds somebody new although all that was alive before has got its SIGKILL, everything is stopped first,
-/// until a look finds nobody new: then nobody is left that could fork. What is stopped still counts against a limit on
-/// processes and is not replaced, as what is killed would be.
+/// Many processes, and those among which a look finds somebody new although all that was alive before has got its SIGKILL,
+/// are stopped first, until a look finds nobody new: then nobody is left that could fork. What is stopped still counts
+/// against a limit on processes and is not replaced, as what is killed would be.
 #[derive(Default)]
 pub(crate) struct Kill {
     seen: HashSet<(u32, u64)>,
@@ -168,7 +175,8 @@ impl Kill {
         let before = self.seen.len();
         let alive: Vec<&Process> = alive.collect();
         self.seen.extend(alive.iter().map(|process| (process.program.pid, process.program.start_ticks)));
-        if before > 0 && self.seen.len() > before && self.stops < STOPS_MAX {
+        let has_new = self.seen.len() > before;
+        if has_new && (before > 0 || alive.len() > MANY) && self.stops < STOPS_MAX {
             self.stops += 1;
             for process in alive {
                 send(process, Signal::STOP);
@@ -201,12 +209,15 @@ fn send(process: &Process, signal: Signal) {
     }
 }
 
-/// What is alive, for people: `process 42 (sleep, state D), process 43 (sh, state S)`.
+/// What is alive and may not have been found, for people: `process 42 (sleep, state D), process 43 (sh, state S)`.
 pub(crate) fn describe<'a>(processes: impl IntoIterator<Item = &'a Process>) -> String {
     let mut all: Vec<String> = processes
         .into_iter()
         .map(|process| format!("process {} ({}, state {})", process.program.pid, process.name, process.state))
         .collect();
+    if all.is_empty() {
+        return "processes that come and go faster than they are found".to_owned();
+    }
     let more = all.len().saturating_sub(10);
     all.truncate(10);
     if more > 0 {

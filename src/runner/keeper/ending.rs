@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::leaf::{self, Leaf};
+use crate::runner::orphans;
 use crate::runner::proc::{self, Process};
 use crate::runner::tree::{Kill, Search};
 
@@ -29,6 +30,15 @@ pub(super) struct Ending {
     kill: Kill,
     /// Counted from the first SIGKILL: on a busy host the look before it may take longer than that.
     gives_up_at: Option<Instant>,
+}
+
+/// How an end stands.
+pub(super) enum Stand {
+    GoesOn,
+    /// Nothing is alive.
+    Over,
+    /// These are, and cannot be ended.
+    GivenUp(Vec<Process>),
 }
 
 impl Ending {
@@ -58,21 +68,19 @@ impl Ending {
         self.look_at = Instant::now();
     }
 
-    /// Does what is due. Once it is over, what is still alive. `group` is that of [`Kill::step`].
-    pub(super) fn step(
-        &mut self,
-        search: &Search,
-        group: u32,
-        leaf: Option<&Leaf>,
-    ) -> io::Result<Option<Vec<Process>>> {
+    /// Does what is due. `group` is that of [`Kill::step`].
+    pub(super) fn step(&mut self, search: &Search, group: u32, leaf: Option<&Leaf>) -> io::Result<Stand> {
         let now = Instant::now();
         if now < self.look_at {
-            return Ok(None);
+            return Ok(Stand::GoesOn);
         }
         let is_killing = now >= self.kill_at;
         let alive: Vec<Process> = search.find()?.into_iter().map(|(_, process)| process).collect();
-        if alive.is_empty() || self.gives_up_at.is_some_and(|at| now >= at) {
-            return Ok(Some(alive));
+        if alive.is_empty() && is_alone(group)? {
+            return Ok(Stand::Over);
+        }
+        if self.gives_up_at.is_some_and(|at| now >= at) {
+            return Ok(Stand::GivenUp(alive));
         }
         if is_killing {
             if let Some(leaf) = leaf {
@@ -82,7 +90,7 @@ impl Ending {
             let now = Instant::now();
             self.look_at = now + pause;
             self.gives_up_at.get_or_insert(now + KILL_PATIENCE);
-            return Ok(None);
+            return Ok(Stand::GoesOn);
         }
         for process in &alive {
             if self.asked.insert((process.program.pid, process.program.start_ticks)) {
@@ -93,6 +101,12 @@ impl Ending {
         let now = Instant::now();
         self.look_at = (now + self.pause).min(self.kill_at.max(now));
         self.pause = (self.pause * 2).min(LOOK_MAX);
-        Ok(None)
+        Ok(Stand::GoesOn)
     }
+}
+
+/// Whether this keeper has no child but the program, which has ended: then nothing of the attempt is alive, as the orphans come
+/// to the keeper before the end of their parent can be seen. Where the kernel does not tell, the look has to do.
+fn is_alone(program: u32) -> io::Result<bool> {
+    Ok(orphans::none_but(program)? || !orphans::are_adopted())
 }

@@ -26,7 +26,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
-use super::ending::Ending;
+use super::ending::{Ending, Stand};
 use super::leaf::Leaf;
 use super::memory::Memory;
 use super::pages::Pages;
@@ -268,8 +268,8 @@ impl Life {
         }
         if self.ending.is_none() && self.child.has_ended().unwrap_or(true) {
             match self.left() {
-                Ok(left) if left.is_empty() => return Now::Over(None),
-                Ok(left) => {
+                Ok(None) => return Now::Over(None),
+                Ok(Some(left)) => {
                     self.say(&format!("the program has ended; ending what it left: {}", describe(&left)));
                     let grace = Duration::from_millis(self.order.kill_grace_ms);
                     self.ending = Some(Ending::new(grace, self.leaf.as_ref()));
@@ -280,18 +280,21 @@ impl Life {
         let (search, group) = (self.search(), self.program.pid);
         let Some(ending) = &mut self.ending else { return Now::GoesOn };
         match ending.step(&search, group, self.leaf.as_ref()) {
-            Ok(None) => Now::GoesOn,
-            Ok(Some(alive)) => Now::Over((!alive.is_empty()).then(|| describe(&alive))),
+            Ok(Stand::GoesOn) => Now::GoesOn,
+            Ok(Stand::Over) => Now::Over(None),
+            Ok(Stand::GivenUp(alive)) => Now::Over(Some(describe(&alive))),
             Err(error) => Now::Over(Some(cannot_look(&error))),
         }
     }
 
-    /// What the program left alive when it ended.
-    fn left(&self) -> io::Result<Vec<Process>> {
+    /// What the program left alive when it ended, if anything. Not all of what forks and ends without a pause is found.
+    fn left(&self) -> io::Result<Option<Vec<Process>>> {
         if orphans::none_but(self.program.pid)? {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        Ok(self.search().find()?.into_iter().map(|(_, process)| process).collect())
+        let left: Vec<Process> = self.search().find()?.into_iter().map(|(_, process)| process).collect();
+        let is_unsure = left.is_empty() && orphans::are_adopted() && !orphans::none_but(self.program.pid)?;
+        Ok((is_unsure || !left.is_empty()).then_some(left))
     }
 
     fn search(&self) -> Search {
