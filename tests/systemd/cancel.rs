@@ -1,40 +1,35 @@
 //! Programs that do not want to end, run in units by the shipped service: see `nasty`.
 
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::host::{CURL, Host, package};
-use crate::nasty::{self, SETTLED_WITHIN, Stage};
+use crate::host::{Host, package};
+use crate::http::Connection;
+use crate::nasty::{self, Stage};
 
-impl Stage for Host {
-    fn submit(&self, action: &str, more: &Value) -> u64 {
-        let mut body = json!({
-            "user": "a@example.com", "resource_type": "Host", "action": action, "resource_id": 1,
-            "started_via": "curl", "on_conflict": "parallel",
-        });
-        for (key, value) in more.as_object().unwrap() {
-            body[key] = value.clone();
-        }
-        let answer = self.run(&format!("{CURL} --json '{body}' http://localhost/v1/actions"));
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+/// The service of a host, asked from outside: what is started inside to ask it would have to get by beside the programs.
+struct Service<'a> {
+    host: &'a Host,
+    socket: PathBuf,
+}
+
+impl<'a> Service<'a> {
+    fn of(host: &'a Host) -> Self {
+        let leader = host.container(&["leader"]);
+        let socket = format!("/proc/{}/root/run/actiond/actiond.sock", leader.trim());
+        Self { host, socket: socket.into() }
     }
+}
 
-    fn cancel(&self, id: u64) {
-        self.run(&format!("{CURL} --request POST http://localhost/v1/actions/{id}:cancel"));
-    }
-
-    fn settled(&self, id: u64) -> Value {
-        let since = Instant::now();
-        loop {
-            let action = self.ask(&format!("/v1/actions/{id}?wait=10s"));
-            let is_settled = !action["finished_at"].is_null() || action["state"] == "held";
-            if is_settled || since.elapsed() > SETTLED_WITHIN {
-                return action;
-            }
-        }
+impl Stage for Service<'_> {
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let text = body.map(Value::to_string);
+        let body = text.as_deref().map(str::as_bytes);
+        let answer = Connection::unix(&self.socket).and_then(|mut door| door.ask(method, path, body));
+        let answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.host.log()));
+        assert!((200..300).contains(&answer.status), "{method} {path}: {}", answer.text());
+        answer.json()
     }
 
     fn has_units(&self) -> bool {
@@ -44,7 +39,7 @@ impl Stage for Host {
 
 #[test]
 fn nothing_of_a_nasty_program_is_alive_after_its_end_in_a_unit() {
-    let host = Host::start();
+    let host = Host::start_alone();
     host.install(&package(false));
     let dir = Path::new("/usr/local/lib/nasty");
     for (path, text) in nasty::scripts(dir) {
@@ -55,5 +50,5 @@ fn nothing_of_a_nasty_program_is_alive_after_its_end_in_a_unit() {
         "chmod 755 {}/*; cat /root/tables >> /etc/actiond/actiond.toml; systemctl reload actiond.service",
         dir.display()
     ));
-    nasty::play_all(&host);
+    nasty::play_all(&Service::of(&host));
 }

@@ -4,23 +4,44 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for anything that should happen soon.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Held by each test; by one that does not bear others at its side, or that others do not bear, alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A test's hold on [`MACHINE`].
+enum Turn {
+    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
 
 /// One container of its own for each test; gone when dropped.
 pub struct Host {
     base: tempfile::TempDir,
     name: String,
+    _turn: Turn,
 }
 
 impl Host {
     pub fn start() -> Self {
+        Self::boot(Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// When no other test of this crate has one, nor gets one as long as this is there.
+    pub fn start_alone() -> Self {
+        Self::boot(Turn::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn boot(turn: Turn) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("actiond-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let host = Self { base: tempfile::tempdir().unwrap(), name };
+        let host = Self { base: tempfile::tempdir().unwrap(), name, _turn: turn };
         host.container(&["start"]);
         host
     }
@@ -143,7 +164,7 @@ impl Drop for Host {
     }
 }
 
-pub const CURL: &str = "curl --silent --show-error --fail --unix-socket /run/actiond/actiond.sock";
+const CURL: &str = "curl --silent --show-error --fail --unix-socket /run/actiond/actiond.sock";
 
 fn failure(what: &str, output: &Output) -> String {
     let [said, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));

@@ -14,8 +14,13 @@
 
 mod cancel;
 mod host;
-#[path = "../nasty/mod.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+#[path = "../whole/common/http.rs"]
+mod http;
+#[path = "../nasty/programs/mod.rs"]
 mod nasty;
 mod package;
 mod programs;
 mod service;
+
+use self::host::PATIENCE;

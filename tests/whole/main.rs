@@ -13,7 +13,6 @@
     reason = "these are tests: a failed assumption is a failed test, and what it was belongs on the terminal"
 )]
 
-mod cancel;
 mod cli;
 mod common;
 mod damage;
@@ -24,8 +23,6 @@ mod hostile;
 mod keeper;
 mod life;
 mod limits;
-#[path = "../nasty/mod.rs"]
-mod nasty;
 mod overlap;
 mod power;
 mod programs;
