@@ -128,6 +128,11 @@ pub(crate) fn all() -> io::Result<Vec<Process>> {
 
 /// Sends a signal to exactly this process; false if it is gone.
 pub(crate) fn signal(program: Program, signal: Signal) -> io::Result<bool> {
+    signal_each(program, &[signal])
+}
+
+/// The same with several, one after the other.
+pub(crate) fn signal_each(program: Program, signals: &[Signal]) -> io::Result<bool> {
     let Some(pid) = pid(program.pid) else { return Ok(false) };
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
@@ -138,11 +143,14 @@ pub(crate) fn signal(program: Program, signal: Signal) -> io::Result<bool> {
     if Process::read(program.pid)?.is_none_or(|now| now.program != program) {
         return Ok(false);
     }
-    match pidfd_send_signal(&handle, signal) {
-        Ok(()) => Ok(true),
-        Err(Errno::SRCH) => Ok(false),
-        Err(error) => Err(error.into()),
+    for signal in signals {
+        match pidfd_send_signal(&handle, *signal) {
+            Ok(()) => {}
+            Err(Errno::SRCH) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(true)
 }
 
 /// A handle that becomes readable when exactly this process has ended; none if it is gone. Needs a tokio runtime.

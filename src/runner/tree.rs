@@ -26,7 +26,7 @@ const LOOK_KILLED: Duration = Duration::from_millis(5);
 const MANY: usize = 16;
 
 /// Looks in a row after which everything is only stopped.
-const STOPS_MAX: u32 = 100;
+const STOPS_MAX: u32 = 20;
 
 /// What to look for.
 #[derive(Clone, Debug)]
@@ -60,9 +60,13 @@ impl Search {
         let by_pid: HashMap<u32, &Process> =
             all.iter().map(|process| (process.program.pid, process)).collect();
         let mut owners: HashMap<u32, ActionId> = HashMap::new();
+        // All of one action: their environments need not be read, which a keeper that gets little of the processor
+        // has no time for.
+        self.inherit(&all, &mut owners);
         for process in &all {
             let pid = process.program.pid;
             if pid != own
+                && !owners.contains_key(&pid)
                 && process.program.start_ticks >= self.since_ticks
                 && let Some(id) = self.owner_by_itself(process, &by_pid)?
                 && !self.spared.contains(&id)
@@ -70,7 +74,18 @@ impl Search {
                 owners.insert(pid, id);
             }
         }
-        // Down the generations; a parent can have a higher pid than its child, so until nothing changes.
+        self.inherit(&all, &mut owners);
+        Ok(all
+            .iter()
+            .filter(|process| process.is_alive())
+            .filter_map(|process| Some((*owners.get(&process.program.pid)?, process.clone())))
+            .collect())
+    }
+
+    /// Gives what descends from a process of an action, or from the keeper, to that action: down the generations; a parent
+    /// can have a higher pid than its child, so until nothing changes.
+    fn inherit(&self, all: &[Process], owners: &mut HashMap<u32, ActionId>) {
+        let own = std::process::id();
         loop {
             let heirs: Vec<(u32, ActionId)> = all
                 .iter()
@@ -82,15 +97,10 @@ impl Search {
                 })
                 .collect();
             if heirs.is_empty() {
-                break;
+                return;
             }
             owners.extend(heirs);
         }
-        Ok(all
-            .iter()
-            .filter(|process| process.is_alive())
-            .filter_map(|process| Some((*owners.get(&process.program.pid)?, process.clone())))
-            .collect())
     }
 
     fn owner_by_itself(
@@ -137,15 +147,12 @@ impl Search {
             pause = (pause * 2).min(Duration::from_millis(50));
         }
         let mut kill = Kill::default();
-        // Counted from the first SIGKILL: on a busy host the look before it may take longer than that.
-        let mut until = None;
         loop {
             let alive = self.find()?;
-            if alive.is_empty() || until.is_some_and(|until| Instant::now() >= until) {
+            if alive.is_empty() || kill.is_in_vain() {
                 return Ok(alive);
             }
             let pause = kill.step(alive.iter().map(|(_, process)| process), group);
-            until.get_or_insert_with(|| Instant::now() + KILL_PATIENCE);
             std::thread::sleep(pause);
         }
     }
@@ -160,9 +167,16 @@ impl Search {
 pub(crate) struct Kill {
     seen: HashSet<(u32, u64)>,
     stops: u32,
+    since: Option<Instant>,
 }
 
 impl Kill {
+    /// Whether what is alive now will stay so. Counted from the first SIGKILL: on a busy host the looks before it may
+    /// take longer than that.
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= KILL_PATIENCE)
+    }
+
     /// Does what is due with all that a look has found alive. Gives the time until the next look.
     ///
     /// `group` is a process group that cannot have been reused because its leader was not reaped yet: that is killed at
@@ -184,6 +198,7 @@ impl Kill {
             return Duration::ZERO;
         }
         self.stops = 0;
+        self.since.get_or_insert_with(Instant::now);
         if let Some(group) = group.and_then(proc::pid) {
             // Nobody left in it is no error; a failure shows in what is found next.
             let _ = kill_process_group(group, Signal::KILL);

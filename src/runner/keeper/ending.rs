@@ -1,7 +1,7 @@
 //! Ends all of an attempt, a step at a time, so that the keeper can do other things meanwhile.
 //!
 //! SIGTERM to each process once, and SIGCONT, or a stopped one would not hear it; after the grace SIGKILL to all of them, again
-//! and again, until a look finds nothing alive or [`KILL_PATIENCE`] is over.
+//! and again, until nothing is alive or that is in vain ([`Kill`]).
 
 use std::collections::HashSet;
 use std::io;
@@ -14,8 +14,6 @@ use crate::runner::orphans;
 use crate::runner::proc::{self, Process};
 use crate::runner::tree::{Kill, Search};
 
-/// After SIGKILL a process is gone within milliseconds, unless it hangs in the kernel.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks for what is still alive: at first, and at most. Most ends are told by SIGCHLD, and
 /// a look at every process of the host, for as long as a grace of an hour, has its price.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
@@ -28,8 +26,6 @@ pub(super) struct Ending {
     look_at: Instant,
     pause: Duration,
     kill: Kill,
-    /// Counted from the first SIGKILL: on a busy host the look before it may take longer than that.
-    gives_up_at: Option<Instant>,
 }
 
 /// How an end stands.
@@ -54,7 +50,6 @@ impl Ending {
             look_at: now,
             pause: LOOK_FIRST,
             kill: Kill::default(),
-            gives_up_at: None,
         }
     }
 
@@ -79,7 +74,7 @@ impl Ending {
         if alive.is_empty() && is_alone(group)? {
             return Ok(Stand::Over);
         }
-        if self.gives_up_at.is_some_and(|at| now >= at) {
+        if self.kill.is_in_vain() {
             return Ok(Stand::GivenUp(alive));
         }
         if is_killing {
@@ -87,15 +82,12 @@ impl Ending {
                 leaf.kill();
             }
             let pause = self.kill.step(alive.iter(), Some(group));
-            let now = Instant::now();
-            self.look_at = now + pause;
-            self.gives_up_at.get_or_insert(now + KILL_PATIENCE);
+            self.look_at = Instant::now() + pause;
             return Ok(Stand::GoesOn);
         }
         for process in &alive {
             if self.asked.insert((process.program.pid, process.program.start_ticks)) {
-                let _ = proc::signal(process.program, Signal::TERM);
-                let _ = proc::signal(process.program, Signal::CONT);
+                let _ = proc::signal_each(process.program, &[Signal::TERM, Signal::CONT]);
             }
         }
         let now = Instant::now();
