@@ -22,5 +22,6 @@ mod nasty;
 mod package;
 mod programs;
 mod service;
+mod unkillable;
 
 use self::host::PATIENCE;
