@@ -23,7 +23,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_KILLED: Duration = Duration::from_millis(5);
 
 /// More processes than this may be about to fork.
-const MANY: usize = 16;
+pub(crate) const MANY: usize = 16;
 
 /// Looks in a row after which everything is only stopped.
 const STOPS_MAX: u32 = 20;

@@ -70,6 +70,7 @@ impl Ending {
             return Ok(Stand::GoesOn);
         }
         let is_killing = now >= self.kill_at;
+        let _still = leaf.filter(|_| !is_killing).and_then(Leaf::hold_still);
         let alive: Vec<Process> = search.find()?.into_iter().map(|(_, process)| process).collect();
         if alive.is_empty() && is_alone(group)? {
             return Ok(Stand::Over);

@@ -3,8 +3,8 @@
 //! Only a keeper with a cgroup of its own that it may divide has one: that of its unit. Whatever the program starts stays
 //! in it unless it moves itself, and is found by its descent then, as everywhere else.
 //!
-//! What is killed elsewhere, process by process, may be many processes that all want to run; there the keeper asks for
-//! more of the processor than they have together.
+//! Many processes that all want to run leave the keeper a hundredth of the processor each time it looks at them. Here they are
+//! stopped for that moment; elsewhere the keeper asks for more of the processor than they have together.
 //!
 //! Called by `start`, and by `ending`'s caller.
 
@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::runner::tree::MANY;
 
 /// The mounts of cgroup version 2, alone and beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -22,6 +24,9 @@ pub(super) struct Leaf {
     keepers: PathBuf,
     own: PathBuf,
 }
+
+/// All in the leaf is stopped.
+pub(super) struct Still<'a>(&'a Leaf);
 
 impl Leaf {
     /// Does the work, which starts the program, in a new leaf. Without one, if there can be none, it is done all the same.
@@ -60,10 +65,31 @@ impl Leaf {
         let _ = std::thread::Builder::new().name("kill".to_owned()).spawn(wait);
     }
 
+    /// Stops all that is in it as long as what is returned is there, if that are so many that whoever looks at them would
+    /// hardly get any of the processor beside them. It is for the moment of a look: who is asked to end has his grace.
+    pub(super) fn hold_still(&self) -> Option<Still<'_>> {
+        let all = fs::read(self.own.join("cgroup.procs")).ok()?;
+        if memchr::memchr_iter(b'\n', &all).count() <= MANY {
+            return None;
+        }
+        self.freeze("1").ok().map(|()| Still(self))
+    }
+
+    fn freeze(&self, word: &str) -> io::Result<()> {
+        fs::write(self.own.join("cgroup.freeze"), word)
+    }
+
     /// Kills all that is in it. What is not is looked for as everywhere.
     pub(super) fn kill(&self) {
         // Not there before Linux 5.14.
         let _ = fs::write(self.own.join("cgroup.kill"), "1");
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        // It could be written to before.
+        let _ = self.0.freeze("0");
     }
 }
 
