@@ -41,6 +41,9 @@ pub struct Scenario {
     pub stop: Stop,
     /// It gets away from a keeper in a plain session on purpose.
     pub is_escape: bool,
+    /// Its sessions take the processor from everybody, as the kernel gives each session the same share of it (autogroups
+    /// of sched(7)).
+    pub starves: bool,
 }
 
 const PLAIN: Scenario = Scenario {
@@ -51,6 +54,7 @@ const PLAIN: Scenario = Scenario {
     frozen: Frozen::Nothing,
     stop: Stop::Cancel,
     is_escape: false,
+    starves: false,
 };
 
 /// Ignores SIGTERM, with a child that it goes on to wait for.
@@ -124,6 +128,7 @@ while True:
     try: os.fork() or os.setsid()
     except OSError: pass' $W",
         processes: 200,
+        starves: true,
         ..PLAIN
     },
     Scenario {
