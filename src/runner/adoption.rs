@@ -182,9 +182,8 @@ mod tests {
     #[test]
     fn keeper_that_lives_is_adopted_and_a_dead_one_is_not() {
         let (_home, place) = place();
-        place.own(own()).unwrap();
         let program = Program { pid: 1, start_ticks: 5 };
-        place.note_program(program).unwrap();
+        place.own(own()).unwrap().unwrap().note_program(program).unwrap();
         assert!(found(&place, Some(own()), "now").adoptable.contains(&ActionId(7)));
         for (keeper, boot_id, known) in [
             (Some(dead()), "now", vec![dead(), program]),
@@ -220,7 +219,7 @@ mod tests {
             assert_eq!(found.known, [(ActionId(7), own())], "a keeper that got its go is ended");
             assert!(found.unstarted.contains(&ActionId(7)));
         }
-        assert!(!place.own(own()).unwrap(), "a late keeper stops");
+        assert!(place.own(own()).unwrap().is_none(), "a late keeper stops");
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub(crate) const SHORTAGE_MAX: Duration = Duration::from_secs(30);
 /// Between two tries of what the host is short of.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
+/// Taken of `/proc/PID/stat`, all at once: the name takes at most 64 bytes and each number before field 23 at most 20.
+const STAT_BYTES: usize = 1 << 10;
+
 /// Longer environments are read this far; the mark is among the first entries that a keeper gets.
 const ENVIRON_BYTES_MAX: u64 = 4 << 20;
 
@@ -40,10 +43,9 @@ pub(crate) struct Process {
 impl Process {
     /// The process with that pid, if there is one.
     pub(crate) fn read(pid: u32) -> io::Result<Option<Self>> {
-        let mut stat = Vec::new();
-        match File::open(format!("/proc/{pid}/stat")).and_then(|file| file.take(8192).read_to_end(&mut stat))
-        {
-            Ok(_) => Ok(Self::parse(pid, &String::from_utf8_lossy(&stat))),
+        let mut stat = [0; STAT_BYTES];
+        match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut stat)) {
+            Ok(length) => Ok(Self::parse(pid, &String::from_utf8_lossy(stat.get(..length).unwrap_or(&stat)))),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }

@@ -32,7 +32,7 @@ use super::memory::Memory;
 use super::pages::Pages;
 use super::peers::Peers;
 use super::pipes::Output;
-use super::place::{AttemptPlace, Ended};
+use super::place::{AttemptPlace, Ended, Owned};
 use super::start::{Fault, Started, start};
 use super::statements::Statements;
 use super::words::{Answer, HEARD, LOGGED, Order, STATED, StopWhy, VERSION, Word};
@@ -140,19 +140,20 @@ impl Prepared {
     }
 
     /// Starts the program and carries its attempt to the end.
-    pub(super) fn run(self, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
+    pub(super) fn run(self, mut owned: Owned, daemon: UnixStream, early: Vec<u8>) -> io::Result<()> {
         let Self { order, input, place, mut peers, signals } = self;
         peers.follow(daemon, early)?;
         let Started { child, program, feed, outputs: [out, err], reports, leaf } = match start(&order) {
             Ok(started) => started,
             Err(Fault { told, was_short }) => {
                 let ended = Ended { version: VERSION, fault: Some(told), was_short, ..Ended::default() };
-                return leave(&mut peers, &place, &ended);
+                return leave(&mut peers, &place, false, &ended);
             }
         };
         // The program runs: from here on there is no error that its keeper may leave it for. Without this note it is
         // still found by its mark and its parent.
-        let _ = place.note_program(program);
+        let _ = owned.note_program(program);
+        drop(owned);
         let log = order.log.as_ref().map_or_else(LogWriter::nowhere, |log| {
             Logs::new(log.dir.clone(), log.bytes_max).writer(ActionId(order.id), order.attempt)
         });
@@ -423,14 +424,14 @@ impl Life {
             stopped: self.stopped,
             alive,
         };
-        leave(&mut self.peers, &self.place, &ended)
+        leave(&mut self.peers, &self.place, self.memory.statements.has_any(), &ended)
     }
 }
 
 /// Tells how it ended. Unless the daemon says that this is durable, it is written down for the next one.
-fn leave(peers: &mut Peers, place: &AttemptPlace, ended: &Ended) -> io::Result<()> {
+fn leave(peers: &mut Peers, place: &AttemptPlace, has_statements: bool, ended: &Ended) -> io::Result<()> {
     if peers.hand_over(ended) {
-        return place.remove();
+        return place.remove_own(has_statements);
     }
     place.end_patiently(ended)
 }

@@ -116,14 +116,12 @@ fn carry(daemon: &mut BufReader<UnixStream>) -> io::Result<()> {
         return Ok(());
     }
     crash_point("keeper_released");
-    if !proc::while_short(|| place.own(own))? {
-        return Ok(());
-    }
+    let Some(owned) = proc::while_short(|| place.own(own))? else { return Ok(()) };
     crash_point("keeper_owner");
     // Words that came together with the go are not lost.
     let early = daemon.buffer().to_vec();
     let stream = daemon.get_ref().try_clone()?;
-    prepared.run(stream, early)
+    prepared.run(owned, stream, early)
 }
 
 /// The order and the program's input; none if the daemon went away before it had said all of it.

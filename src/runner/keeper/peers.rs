@@ -5,7 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ use crate::runner::proc::is_shortage;
 const PEERS_MAX: usize = 64;
 /// How long the daemon may take to record how the attempt ended.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-/// Taken of a connection at once.
+/// Taken of a connection at once: at first, and of a word that is longer than that.
+const READ_BYTES_FIRST: usize = 8 << 10;
 const READ_BYTES: usize = 64 << 10;
 /// Of those, words that are answered before others get their turn: a word may take a sync of the disk.
 const WORDS_MAX: usize = 4;
@@ -80,33 +81,19 @@ pub(super) struct Heard {
 impl Peers {
     /// Listens, and follows nobody yet but the daemon that started the keeper. `early` came from it before this.
     pub(super) fn listen(path: &Path, mode: Mode) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         // The file gets the mode of the socket itself, less the umask (unix(7)).
         rustix::fs::fchmod(&socket, mode)?;
-        let cannot = |error: io::Error| {
+        let umask = rustix::process::umask(Mode::empty());
+        let bound = bind(&socket, path);
+        rustix::process::umask(umask);
+        bound.map_err(|error| {
             if is_shortage(&error) {
                 return error;
             }
             io::Error::new(error.kind(), format!("its keeper cannot listen at {}: {error}", path.display()))
-        };
-        let bind = || Ok::<_, io::Error>(rustix::net::bind(&socket, &Address::of(path)?.address)?);
-        let bound = match bind() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Somebody has removed the directory, which the daemon makes at its start only.
-                let dir = path.parent().unwrap_or(Path::new("/"));
-                let _ = std::fs::DirBuilder::new().mode(0o711).create(dir);
-                bind()
-            }
-            bound => bound,
-        };
-        bound.map_err(cannot)?;
-        // Whatever the umask.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.as_raw_mode()))?;
+        })?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self { listener: socket.into(), path: path.to_owned(), all: Vec::new() })
     }
@@ -265,6 +252,21 @@ impl Peers {
     }
 }
 
+/// Gives the socket its name, in place of one that an earlier keeper of the attempt left.
+fn bind(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    let bind = || Ok::<_, io::Error>(rustix::net::bind(socket, &Address::of(path)?.address)?);
+    match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Somebody has removed the directory, which the daemon makes at its start only.
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let _ = std::fs::DirBuilder::new().mode(0o711).create(dir);
+        }
+        bound => return bound,
+    }
+    bind()
+}
+
 impl Drop for Peers {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
@@ -279,7 +281,8 @@ impl Peer {
 
     /// Takes some of what is there; true if nothing more will come.
     fn read(&mut self) -> bool {
-        let mut bytes = Vec::with_capacity(READ_BYTES);
+        let room = if self.text.is_empty() { READ_BYTES_FIRST } else { READ_BYTES };
+        let mut bytes = Vec::with_capacity(room);
         match rustix::io::read(&self.stream, spare_capacity(&mut bytes)) {
             Ok(1..) => self.text.append(&mut bytes),
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -339,7 +342,7 @@ mod tests {
             let count = peers.hear(0).unwrap().words.len();
             assert!((1..=WORDS_MAX).contains(&count), "{count}");
             taken += count;
-            assert!(peers.has_word(0) || taken % READ_BYTES == 0 || taken == sent);
+            assert!(peers.has_word(0) || taken % READ_BYTES_FIRST == 0 || taken == sent);
         }
         assert!(!peers.have_words());
     }

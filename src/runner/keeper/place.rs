@@ -94,6 +94,17 @@ struct OwnerLine {
     gone: bool,
 }
 
+/// A keeper's own `owner` file.
+pub(crate) struct Owned(File);
+
+impl Owned {
+    /// Notes which process the program is, so that it is found although its keeper was killed.
+    pub(crate) fn note_program(&mut self, program: Program) -> io::Result<()> {
+        let program = Some(AtGate { pid: program.pid, start_ticks: program.start_ticks });
+        self.0.write_all(&line(&OwnerLine { version: VERSION, program, ..OwnerLine::default() }))
+    }
+}
+
 impl AttemptPlace {
     pub(crate) fn at(prefix: PathBuf) -> Self {
         Self { prefix }
@@ -120,18 +131,20 @@ impl AttemptPlace {
         with_end(&self.prefix, ".outcome")
     }
 
-    /// Takes the attempt for this keeper; false if a recovery was first.
-    pub(crate) fn own(&self, keeper: Program) -> io::Result<bool> {
+    /// Takes the attempt for this keeper; none if a recovery was first.
+    pub(crate) fn own(&self, keeper: Program) -> io::Result<Option<Owned>> {
         let keeper = Some(AtGate { pid: keeper.pid, start_ticks: keeper.start_ticks });
         self.be_first(&OwnerLine { version: VERSION, keeper, ..OwnerLine::default() })
+            .map(|file| file.map(Owned))
     }
 
     /// Makes sure that no keeper starts this attempt's program any more; false if one has, or may be about to.
     pub(crate) fn bury(&self) -> io::Result<bool> {
         self.be_first(&OwnerLine { version: VERSION, gone: true, ..OwnerLine::default() })
+            .map(|file| file.is_some())
     }
 
-    fn be_first(&self, owner: &OwnerLine) -> io::Result<bool> {
+    fn be_first(&self, owner: &OwnerLine) -> io::Result<Option<File>> {
         let path = self.owner_file();
         let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let created = match create() {
@@ -149,18 +162,11 @@ impl AttemptPlace {
                     let _ = std::fs::remove_file(path);
                     Err(error)
                 }
-                _ => Ok(true),
+                _ => Ok(Some(file)),
             },
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Notes which process the program is, so that it is found although its keeper was killed.
-    pub(crate) fn note_program(&self, program: Program) -> io::Result<()> {
-        let program = Some(AtGate { pid: program.pid, start_ticks: program.start_ticks });
-        let noted = line(&OwnerLine { version: VERSION, program, ..OwnerLine::default() });
-        OpenOptions::new().append(true).open(self.owner_file())?.write_all(&noted)
     }
 
     /// Who has the attempt; none if nobody has it yet. A keeper may be killed at any byte: what is no line counts as its own.
@@ -225,13 +231,18 @@ impl AttemptPlace {
 
     /// Removes all of them, the outcome at last: as long as one is there, the attempt is known to have ended.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        for file in [self.statements(), self.owner_file(), self.outcome_file()] {
-            match std::fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        remove(&self.statements())?;
+        remove(&self.owner_file())?;
+        remove(&self.outcome_file())
+    }
+
+    /// As [`Self::remove`], for the keeper itself, which knows what there is: it has written no outcome, and of statements
+    /// most programs make none.
+    pub(super) fn remove_own(&self, has_statements: bool) -> io::Result<()> {
+        if has_statements {
+            remove(&self.statements())?;
         }
-        Ok(())
+        remove(&self.owner_file())
     }
 }
 
@@ -240,6 +251,13 @@ pub(crate) fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(end);
     path.into()
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The bytes of a file; none if it does not exist.
@@ -267,16 +285,16 @@ mod tests {
         let keeper = Program { pid: 7, start_ticks: 8 };
         let (_home, place) = place();
         assert_eq!(place.owner().unwrap(), None);
-        assert!(place.own(keeper).unwrap());
+        let mut owned = place.own(keeper).unwrap().unwrap();
         assert!(!place.bury().unwrap(), "a keeper has it");
         assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(None)));
         let program = Program { pid: 9, start_ticks: 10 };
-        place.note_program(program).unwrap();
+        owned.note_program(program).unwrap();
         assert_eq!(place.owner().unwrap(), Some(Owner::Keeper(Some(program))));
 
         let (_home, place) = super::tests::place();
         assert!(place.bury().unwrap(), "before any keeper made it");
-        assert!(!place.own(keeper).unwrap());
+        assert!(place.own(keeper).unwrap().is_none());
         assert_eq!(place.owner().unwrap(), Some(Owner::Nobody));
     }
 

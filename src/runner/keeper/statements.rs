@@ -96,6 +96,11 @@ impl Statements {
         Ok(true)
     }
 
+    /// Whether there may be a file.
+    pub(super) fn has_any(&self) -> bool {
+        self.last.iter().any(Option::is_some)
+    }
+
     /// When progress that waits is due.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.waiting.is_some().then(|| self.progress_at.map(|at| at + PROGRESS_EVERY)).flatten()
