@@ -16,15 +16,14 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::ending::{Ending, Stand};
 use super::leaf::Leaf;
@@ -66,11 +65,9 @@ pub(super) struct Prepared {
     signals: Signals,
 }
 
-/// What the kernel tells the keeper.
+/// What the kernel tells the keeper: SIGCHLD, and SIGTERM.
 struct Signals {
-    /// Has something to read after each.
-    woken: UnixStream,
-    is_told_to_end: Arc<AtomicBool>,
+    told: SignalFd,
 }
 
 /// The keeper at its work.
@@ -117,13 +114,25 @@ enum Source {
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let (woken, tell) = UnixStream::pair()?;
-        woken.set_nonblocking(true)?;
-        let is_told_to_end = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(SIGTERM, Arc::clone(&is_told_to_end))?;
-        signal_hook::low_level::pipe::register(SIGTERM, tell.try_clone()?)?;
-        signal_hook::low_level::pipe::register(SIGCHLD, tell)?;
-        Ok(Self { woken, is_told_to_end })
+        #[expect(
+            unsafe_code,
+            reason = "signal(2) is only unsafe with a handler that is not safe: this is none"
+        )]
+        // Where this is ignored, how the program ended is lost with it; the zygote does so.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+        let all = SigSet::from_iter([Signal::SIGTERM, Signal::SIGCHLD]);
+        // The program gets them back: see `spawn`.
+        all.thread_block()?;
+        Ok(Self { told: SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
+    /// What came since the last time; true if the keeper is told to end.
+    fn take(&self) -> bool {
+        let mut is_told_to_end = false;
+        while let Ok(Some(told)) = self.told.read_signal() {
+            is_told_to_end |= told.ssi_signo == Signal::SIGTERM as u32;
+        }
+        is_told_to_end
     }
 }
 
@@ -184,6 +193,8 @@ impl Prepared {
 
 impl Life {
     fn run(mut self) -> io::Result<()> {
+        // Nearly always all of it, at once.
+        self.feed();
         let alive = loop {
             self.wait();
             if let Now::Over(alive) = self.step() {
@@ -232,7 +243,7 @@ impl Life {
     }
 
     fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
-        let child = (Source::Signals, self.signals.woken.as_fd(), PollFlags::IN);
+        let child = (Source::Signals, self.signals.told.as_fd(), PollFlags::IN);
         let reports = (Source::Reports, self.reports.as_fd(), PollFlags::IN);
         let feed = self.feed.as_ref().map(|(feed, _)| (Source::Feed, feed.as_fd(), PollFlags::OUT));
         let outputs = self.outputs.iter().enumerate().filter_map(|(index, output)| {
@@ -310,9 +321,7 @@ impl Life {
 
     /// Some child has ended, the program or one that came here, and the latter are reaped; or the keeper is to end.
     fn see_signals(&mut self) {
-        let mut bytes = [0; 64];
-        while rustix::io::read(&self.signals.woken, &mut bytes).is_ok_and(|length| length == bytes.len()) {}
-        if self.signals.is_told_to_end.load(Ordering::SeqCst) {
+        if self.signals.take() {
             self.stop(StopWhy::Signal, Duration::from_millis(self.order.kill_grace_ms));
         }
         let _ = orphans::none_but(self.program.pid);

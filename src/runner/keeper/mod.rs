@@ -77,13 +77,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         [] => {
             let Ok(stream) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
             keep(stream.into());
-            ExitCode::SUCCESS
+            end()
         }
         _ => {
             complain("it is started by the daemon only");
             ExitCode::from(64)
         }
     }
+}
+
+/// Ends this process, all of whose work is done. To give back its memory piece by piece, as the way out through `main`
+/// does, takes longer than to let the kernel do that at once.
+fn end() -> ! {
+    signal_hook::low_level::exit(0)
 }
 
 /// Keeps one attempt to its end. What goes wrong is told over the stream, and to whoever reads standard error.

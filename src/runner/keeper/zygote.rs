@@ -10,16 +10,12 @@
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, fork};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{WaitOptions, wait};
-use signal_hook::consts::SIGCHLD;
-use signal_hook::low_level::{pipe, unregister};
 
 use super::words::{Cannot, line};
 use crate::runner::spawn;
@@ -28,6 +24,7 @@ use crate::runner::spawn;
 pub(super) fn serve() -> ExitCode {
     // Every keeper needs to know it, and none can have others.
     spawn::inherited();
+    warm_up();
     match serve_streams() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -37,26 +34,20 @@ pub(super) fn serve() -> ExitCode {
     }
 }
 
+/// Finds out what every keeper would find out for itself, none of it about its order. To ask the processor what it can do
+/// takes a virtual machine longer than it takes to make a file.
+fn warm_up() {
+    std::hint::black_box(memchr::memchr(b'k', std::hint::black_box(b"actiond")));
+    std::hint::black_box(std::hash::RandomState::new());
+}
+
 fn serve_streams() -> io::Result<()> {
-    let (ended, tell_ended) = UnixStream::pair()?;
-    ended.set_nonblocking(true)?;
-    let told = pipe::register(SIGCHLD, tell_ended)?;
+    #[expect(unsafe_code, reason = "signal(2) is only unsafe with a handler that is not safe: this is none")]
+    // Nobody asks how a keeper ended. So the kernel forgets them by itself, and the zygote is not woken for it.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
     let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     let daemon = io::stdin();
-    loop {
-        let mut sources = [PollFd::new(&daemon, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-        match poll(&mut sources, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let [is_asked, has_ended] = sources.map(|source| !source.revents().is_empty());
-        if has_ended {
-            reap(&ended);
-        }
-        if !is_asked {
-            continue;
-        }
-        let Some(stream) = receive(daemon.as_fd())? else { return Ok(()) };
+    while let Some(stream) = receive(daemon.as_fd())? {
         #[expect(
             unsafe_code,
             reason = "fork(2) is only unsafe in a process with several threads: this one has one"
@@ -65,16 +56,15 @@ fn serve_streams() -> io::Result<()> {
         match forked {
             Ok(ForkResult::Parent { .. }) => {}
             Ok(ForkResult::Child) => {
-                unregister(told);
                 // What the daemon sends from now on is not for a keeper.
                 let left = rustix::stdio::dup2_stdin(&nothing);
-                drop((nothing, ended));
+                drop(nothing);
                 left?;
                 // The zygote leads its session, its fork leads none: this cannot fail.
                 rustix::process::setsid()?;
                 super::keep(stream.into());
                 // Not through the zygote's own way out: it ends with its keeper.
-                return Ok(());
+                super::end();
             }
             Err(errno) => {
                 let cannot = Cannot { cannot: "cannot fork a keeper".to_owned(), errno: Some(errno as i32) };
@@ -82,6 +72,7 @@ fn serve_streams() -> io::Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// The next stream; none at the end of file.
@@ -107,11 +98,4 @@ fn receive(daemon: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
             return Ok(stream);
         }
     }
-}
-
-/// Reads how keepers ended, so that their pids are free.
-fn reap(ended: &UnixStream) {
-    let mut bytes = [0; 64];
-    while rustix::io::read(ended, &mut bytes).is_ok_and(|length| length == bytes.len()) {}
-    while matches!(wait(WaitOptions::NOHANG), Ok(Some(_)) | Err(Errno::INTR)) {}
 }
