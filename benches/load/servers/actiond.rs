@@ -27,6 +27,8 @@ pub enum Door {
 /// A daemon, running or not. Killed when dropped, its directory then removed.
 pub struct Actiond {
     dir: PathBuf,
+    /// Where its socket lies, with those of its keepers beside it.
+    run_dir: PathBuf,
     door: Door,
     child: Option<Child>,
     /// Whether its queue is paused right after a fresh start.
@@ -43,16 +45,18 @@ impl Actiond {
 
     pub fn with(dir: PathBuf, door: Door, concurrency: u64, handler: &str, more: &str) -> Self {
         let mut config = String::new();
+        let run_dir = run_dir(&dir);
         write!(
             config,
-            "[store]\ndir = \"{0}/store\"\n{1}\n[socket]\npath = \"{0}/sock\"\n[status]\nlisten = \"\"\n\
+            "[store]\ndir = \"{0}/store\"\n{1}\n[socket]\npath = \"{2}/sock\"\n[status]\nlisten = \"\"\n\
              [limits]\nwaiting_max = 20000000\nconnections_max = 2000\n{more}\n\
              [[queue]]\nname = \"default\"\nconcurrency = {concurrency}\nlength_max = 20000000\n{handler}",
             dir.display(),
             std::env::var("STORE").unwrap_or_default(),
+            run_dir.display(),
         )
         .unwrap();
-        Self { dir, door, child: None, paused: true, config }
+        Self { dir, run_dir, door, child: None, paused: true, config }
     }
 
     /// Its queue runs right after a fresh start.
@@ -71,6 +75,7 @@ impl Actiond {
 
     fn place_config(&self) {
         super::empty(&self.dir);
+        super::empty(&self.run_dir);
         fs::write(self.dir.join("actiond.toml"), &self.config).unwrap();
     }
 
@@ -83,7 +88,7 @@ impl Actiond {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("sock")
+        self.run_dir.join("sock")
     }
 
     /// A stream for NDJSON: the request's head is sent and that of the answer received.
@@ -234,6 +239,7 @@ impl Drop for Actiond {
     fn drop(&mut self) {
         self.kill();
         let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_dir_all(&self.run_dir);
     }
 }
 
@@ -281,6 +287,19 @@ impl Talk for RequestTalk {
 /// The binary of this build, or another one to compare with.
 fn program() -> PathBuf {
     std::env::var_os("ACTIOND").map_or_else(|| env!("CARGO_BIN_EXE_actiond").into(), PathBuf::from)
+}
+
+/// A directory for sockets, in memory as /run is where the daemon is installed: a program under a keeper makes two files
+/// there, and what a disk takes for these is no cost of it. Below the daemon's own directory on a host without one.
+fn run_dir(dir: &Path) -> PathBuf {
+    const TMPFS_MAGIC: i64 = 0x0102_1994; // statfs(2)
+    let name = dir.strip_prefix("/").unwrap_or(dir).to_string_lossy().replace('/', "-");
+    let in_memory = ["/run", "/dev/shm"]
+        .map(Path::new)
+        .into_iter()
+        .filter(|path| rustix::fs::statfs(*path).is_ok_and(|found| found.f_type == TMPFS_MAGIC));
+    let mut possible = in_memory.map(|path| path.join(&name)).filter(|path| fs::create_dir_all(path).is_ok());
+    possible.next().unwrap_or_else(|| dir.join("run"))
 }
 
 /// A directory of its own for each daemon.
