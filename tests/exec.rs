@@ -120,6 +120,7 @@ impl World {
             boot_id: "b".to_owned(),
             began_at: Timestamp(1_705_314_600_000),
             fence: 12_884_901_889,
+            is_gated: true,
             program: None,
         });
         let body = Body {
@@ -435,6 +436,7 @@ fn claimed(world: &World, keeper: Program) -> Action {
     let claim = Claim {
         incarnation: 1,
         fence: 1,
+        is_gated: true,
         boot_id: "now".to_owned(),
         began_at: Timestamp(0),
         program: Some(keeper),

@@ -90,6 +90,9 @@ pub struct Claim {
     pub began_at: Timestamp,
     /// Larger than that of every earlier claim of this store, whatever its resource: see [`Claim::fence`].
     pub fence: u64,
+    /// The attempt does nothing before `program` is durable: while it names none, it has not begun. Of a claim that says
+    /// nothing of that, nothing is known.
+    pub is_gated: bool,
     /// The program that carries the attempt; durable before the program gets its go.
     pub program: Option<Program>,
 }

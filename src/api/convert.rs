@@ -176,7 +176,10 @@ fn write_steps(out: &mut Vec<u8>, steps: &[Step]) {
     out.push(b']');
 }
 
-fn write_claim(out: &mut Vec<u8>, Claim { incarnation: _, boot_id: _, began_at, fence, program: _ }: &Claim) {
+fn write_claim(
+    out: &mut Vec<u8>,
+    Claim { incarnation: _, boot_id: _, began_at, fence, is_gated: _, program: _ }: &Claim,
+) {
     out.extend_from_slice(b"{\"fence\":");
     number(out, *fence);
     instant(out, key!("began_at"), Some(*began_at));
@@ -192,7 +195,7 @@ fn write_attempts(
     all: bool,
 ) {
     out.extend_from_slice(b",\"attempts\":[");
-    if let Some(Claim { incarnation: _, boot_id: _, began_at, fence: _, program: _ }) = claim {
+    if let Some(Claim { incarnation: _, boot_id: _, began_at, fence: _, is_gated: _, program: _ }) = claim {
         write_attempt(out, attempt, *began_at, None, "running", None);
     }
     for (at, record) in ended.iter().rev().enumerate() {

@@ -73,8 +73,14 @@ fn full() -> Action {
     let step = |name: &str, done_at| Step { name: name.into(), begun_at: Timestamp(3), done_at };
     action.status.steps = vec![step("secret-build", Some(Timestamp(4))), step("secret-push", None)];
     action.status.reboots = 2;
-    action.status.claim =
-        Some(Claim { incarnation: 1, boot_id: "b".into(), began_at: Timestamp(7), fence: 8, program: None });
+    action.status.claim = Some(Claim {
+        incarnation: 1,
+        boot_id: "b".into(),
+        began_at: Timestamp(7),
+        fence: 8,
+        is_gated: true,
+        program: None,
+    });
     action.status.attempts = vec![record(1, ""), record(2, "secret end")];
     action.status.cancel = Some(CancelRequest { uid: 0, at: Timestamp(8), reason: "secret cancel".into() });
     action

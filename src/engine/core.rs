@@ -269,7 +269,10 @@ impl Core {
         for effect in std::mem::take(&mut self.after) {
             match effect {
                 After::Do(effect) => effect(),
-                After::Start(action, handler) => worker::spawn(self, &action, handler, false),
+                After::Start(action, handler) => {
+                    crash_point("attempt_claimed");
+                    worker::spawn(self, &action, handler, false);
+                }
                 After::Adopt(action, handler) => worker::spawn(self, &action, handler, true),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
@@ -300,14 +303,15 @@ impl Core {
             return self.hold(now, action, "no handler is configured for it any more");
         };
         let handler = Arc::clone(&route.handler);
-        let fence = self.next_fence();
+        let (fence, is_gated) = (self.next_fence(), handler.is_gated(&action));
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
         let action = self.change(action, Event::Claim, |status| {
             status.attempt += 1;
             status.locks_freed = false;
             status.due_at = None;
             status.reason.clear();
-            status.claim = Some(Claim { incarnation, boot_id, began_at: now, fence, program: None });
+            status.claim =
+                Some(Claim { incarnation, boot_id, began_at: now, fence, is_gated, program: None });
         })?;
         self.after.push(After::Start(Arc::new(action), handler));
         Ok(())

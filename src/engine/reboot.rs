@@ -195,7 +195,8 @@ impl Core {
             status.reboots = count;
             status.reason = excerpt(&reason);
             if let Some(claim) = &mut status.claim {
-                claim.program = None;
+                // It has begun, and so has done what no claim without a program says.
+                (claim.is_gated, claim.program) = (false, None);
                 // From here on the starts of the daemon are counted: see `recovery`.
                 claim.incarnation = incarnation;
             }

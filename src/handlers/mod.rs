@@ -69,6 +69,12 @@ pub trait Handler: Send + Sync {
     /// Carries out one attempt to its end.
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome>;
 
+    /// Whether `run` has no effect before [`Attempt::program_started`] has returned `Ok`. The claim says so, and a start that
+    /// finds it without a program knows that the attempt has not begun.
+    fn is_gated(&self, _action: &Action) -> bool {
+        false
+    }
+
     /// Whether what `run` starts for this action goes on when the daemon stops or dies: then `run` returns
     /// [`Outcome::LeftRunning`] at once when the daemon stops, and `adopt` takes the attempt up.
     fn outlives_daemon(&self, _action: &Action) -> bool {

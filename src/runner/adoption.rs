@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | an outcome | it has ended: adopted, to record that |
 //! | a keeper as owner, and it lives | adopted |
-//! | no owner, though a keeper got its go | never started: a tombstone is put there, and a late keeper stops; run again |
+//! | no owner, though a keeper may have got its go | never started: a tombstone is put there, and a late keeper stops; run again |
+//! | no keeper named, by a claim that is gated | never started: none got its go; run again |
 //! | a keeper as owner, and it is gone, or of another boot | gone |
 //!
 //! For what is gone the recovery policy decides.
@@ -37,7 +38,7 @@ pub struct Claimed {
 pub struct Survey {
     /// Running on, or ended with an outcome.
     pub adoptable: HashSet<ActionId>,
-    /// It is certain that their program was not started: no owner where a keeper got its go.
+    /// It is certain that their program was not started: no keeper named, or one that owns nothing.
     pub unstarted: HashSet<ActionId>,
     /// The names of the keepers that are gone.
     pub gone: Vec<(ActionId, String)>,
@@ -63,14 +64,16 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
         let keeper = claim.program.filter(|_| of_this_boot);
         let name = format!("{id}.{attempt}");
         let place = AttemptPlace::of(attempts_dir, &name);
-        match find(&place, keeper, of_this_boot) {
+        // On whatever boot: what was not durable by the end of an earlier one had no go either.
+        let names_none = claim.is_gated && claim.program.is_none();
+        match find(&place, keeper, names_none, of_this_boot) {
             Ok(Found::Adoptable) => {
                 survey.adoptable.insert(*id);
             }
             Ok(Found::Unstarted) => {
                 survey.unstarted.insert(*id);
                 survey.known.extend(keeper.map(|keeper| (*id, keeper)));
-                survey.gone.push((*id, name));
+                survey.gone.extend(of_this_boot.then_some((*id, name)));
             }
             Ok(Found::Gone { program }) => {
                 survey.known.extend([keeper, program].into_iter().flatten().map(|program| (*id, program)));
@@ -111,7 +114,7 @@ fn stated(place: &AttemptPlace) -> Stated {
 enum Found {
     /// Its keeper runs, or has written how it ended.
     Adoptable,
-    /// Its keeper got its go and has not begun; now it never will.
+    /// Its keeper got no go, or got it and has not begun; now it never will.
     Unstarted,
     /// Its keeper is gone, or never had it.
     Gone {
@@ -121,8 +124,14 @@ enum Found {
 }
 
 /// Looks for an attempt's keeper. `keeper` is the one that the claim names, if it is of this boot: only it can have got its
-/// go. After this no keeper starts the attempt's program any more, unless one has.
-fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io::Result<Found> {
+/// go. `names_none`: the claim says that a keeper would be named before it got its go, and names none. After this no
+/// keeper starts the attempt's program any more, unless one has.
+fn find(
+    place: &AttemptPlace,
+    keeper: Option<Program>,
+    names_none: bool,
+    of_this_boot: bool,
+) -> io::Result<Found> {
     if place.ended()?.is_some() {
         return Ok(Found::Adoptable);
     }
@@ -134,6 +143,8 @@ fn find(place: &AttemptPlace, keeper: Option<Program>, of_this_boot: bool) -> io
         Some(Owner::Keeper(program)) => program,
         // Found out by a start that died before it could say so.
         Some(Owner::Nobody) if keeper.is_some() => return Ok(Found::Unstarted),
+        // With a keeper as owner the claim is older than the files: of a store that was restored from a backup.
+        Some(Owner::Nobody) | None if names_none => return Ok(Found::Unstarted),
         Some(Owner::Nobody) | None => return Ok(Found::Gone { program: None }),
     };
     let is_alive = match keeper {
@@ -162,11 +173,16 @@ mod tests {
 
     /// What is found of action 7, whose claim names that keeper.
     fn found(place: &AttemptPlace, keeper: Option<Program>, boot_id: &str) -> Survey {
+        found_of(place, true, keeper, boot_id)
+    }
+
+    fn found_of(place: &AttemptPlace, is_gated: bool, keeper: Option<Program>, boot_id: &str) -> Survey {
         let claim = Claim {
             incarnation: 1,
             fence: 1,
             boot_id: boot_id.to_owned(),
             began_at: Timestamp(0),
+            is_gated,
             program: keeper,
         };
         let claimed = Claimed { id: ActionId(7), attempt: 1, claim };
@@ -210,9 +226,6 @@ mod tests {
     #[test]
     fn program_without_an_owner_never_starts() {
         let (_home, place) = place();
-        // In-process, started directly, or at its gate: no keeper that got its go.
-        assert_eq!(found(&place, None, "now").known, []);
-        assert_eq!(place.owner().unwrap(), None);
         for _ in 0..2 {
             let found = found(&place, Some(own()), "now");
             assert!(found.adoptable.is_empty());
@@ -220,6 +233,23 @@ mod tests {
             assert!(found.unstarted.contains(&ActionId(7)));
         }
         assert!(place.own(own()).unwrap().is_none(), "a late keeper stops");
+    }
+
+    #[test]
+    fn claim_that_names_no_keeper_tells_of_a_program_only_if_it_is_gated() {
+        for boot_id in ["now", "before"] {
+            let (_home, place) = place();
+            for is_gated in [true, false] {
+                // Not gated: in-process, started directly, or claimed by a release that did not say.
+                let found = found_of(&place, is_gated, None, boot_id);
+                assert_eq!(found.unstarted.contains(&ActionId(7)), is_gated, "{boot_id}");
+                assert_eq!((found.known.len(), place.owner().unwrap()), (0, None), "{boot_id}");
+                assert_eq!(found.gone.len(), usize::from(boot_id == "now"), "a unit may be on its way");
+            }
+            // The store is older than its keepers' files.
+            place.own(dead()).unwrap();
+            assert!(found_of(&place, true, None, boot_id).unstarted.is_empty(), "{boot_id}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use super::keeper::words::{AtGate, Cannot, HEARD, LOGGED, Order, STATED, StopWhy
 use super::proc::{self, Process};
 use super::tree::{Search, describe};
 use crate::action::{ActionId, Program};
+use crate::crash_point::crash_point;
 
 /// Longest answer of a keeper at its gate.
 const ANSWER_BYTES_MAX: u64 = 4_096;
@@ -124,6 +125,7 @@ pub(crate) async fn start(
     own.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(own)?;
     backend.launch(launch, its.into()).await?;
+    crash_point("program_ordered");
     let mut text = line(order);
     text.extend_from_slice(input);
     let answer = async {

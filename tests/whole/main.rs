@@ -19,6 +19,8 @@ mod damage;
 mod direct;
 mod disk_full;
 mod example;
+#[cfg(feature = "crash-points")]
+mod gate;
 mod hostile;
 mod keeper;
 mod life;

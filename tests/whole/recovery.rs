@@ -370,21 +370,28 @@ fn promise_holds_at_every_named_crash_point() {
     println!("{} crash points, each reached: {runs} runs, each killed", names.len());
 }
 
+/// With programs under keepers and without.
 #[cfg(feature = "crash-points")]
-fn crash_at(name: &str, pass: u64) {
-    use crate::common::home::SMALL_STORE;
-    use crate::common::sender::stream;
-
-    let at = format!("{name}:{pass}");
+fn home_to_crash_in(name: &str) -> Home {
     let home = Home::new();
     let program = home.script(
         "program",
         "read -r action\necho \"$ACTIOND_ID $ACTIOND_ATTEMPT $$\" >> \"$HOME_DIR/began\"\n\
          while [ -e \"$HOME_DIR/block\" ]; do sleep 0.01; done",
     );
-    let handlers = [("direct", "recovery = \"rerun\"\nadopt = false"), ("deploy", "recovery = \"rerun\"")];
-    let handlers = handlers.map(|(action, settings)| exec(action, &program, settings));
-    let home = home.configure(SMALL_STORE, &(handlers.concat() + NOOP));
+    // Keepers are killed beside the daemon only where a start is to find something to recover.
+    let policy = if name.starts_with("recovery_") { "rerun" } else { "hold" };
+    let direct = exec("direct", &program, "recovery = \"rerun\"\nadopt = false");
+    let kept = exec("deploy", &program, &format!("recovery = \"{policy}\""));
+    home.configure(crate::common::home::SMALL_STORE, &(direct + &kept + NOOP))
+}
+
+#[cfg(feature = "crash-points")]
+fn crash_at(name: &str, pass: u64) {
+    use crate::common::sender::stream;
+
+    let at = format!("{name}:{pass}");
+    let home = home_to_crash_in(name);
     let padding = "x".repeat(20_000);
     let lines: Vec<String> = (0..200)
         .map(|number: u64| {

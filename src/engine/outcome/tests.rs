@@ -29,8 +29,14 @@ pub fn action(state: State) -> Action {
     let mut status = Status::accepted(state, None);
     status.attempt = 1;
     if state.is_active() {
-        let claim =
-            Claim { incarnation: 1, boot_id: "b".into(), began_at: Timestamp(0), fence: 1, program: None };
+        let claim = Claim {
+            incarnation: 1,
+            boot_id: "b".into(),
+            began_at: Timestamp(0),
+            fence: 1,
+            is_gated: false,
+            program: None,
+        };
         status.claim = Some(claim);
     }
     Action { id: ActionId(1), body: Arc::new(body), status }

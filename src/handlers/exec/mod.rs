@@ -284,6 +284,11 @@ impl Handler for Exec {
         Box::pin(self.outcome(attempt))
     }
 
+    /// Also under the policies that `adopt = false` does not go with.
+    fn is_gated(&self, action: &Action) -> bool {
+        !self.is_direct(action)
+    }
+
     fn outlives_daemon(&self, action: &Action) -> bool {
         !self.is_direct(action)
     }

@@ -44,8 +44,14 @@ fn status(id: u64) -> Status {
     if id.is_multiple_of(7) {
         status.state = State::Running;
         let boot_id = "boot".to_owned();
-        status.claim =
-            Some(Claim { incarnation: 1, boot_id, began_at: Timestamp(5), fence: 1, program: None });
+        status.claim = Some(Claim {
+            incarnation: 1,
+            boot_id,
+            began_at: Timestamp(5),
+            fence: 1,
+            is_gated: false,
+            program: None,
+        });
     }
     status.locks_freed = id.is_multiple_of(11);
     status

@@ -39,6 +39,7 @@ pub(super) struct ClaimV2<'a> {
     pub boot_id: &'a str,
     pub began_at: i64,
     pub fence: u64,
+    pub is_gated: bool,
     /// Pid and start ticks.
     pub program: Option<(u32, u64)>,
 }
@@ -85,12 +86,15 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
             at: at.0,
         }),
         checkpoint: checkpoint.as_ref().map(JsonText::as_str),
-        claim: claim.as_ref().map(|Claim { incarnation, boot_id, began_at, fence, program }| ClaimV2 {
-            incarnation: *incarnation,
-            boot_id,
-            began_at: began_at.0,
-            fence: *fence,
-            program: program.map(|Program { pid, start_ticks }| (pid, start_ticks)),
+        claim: claim.as_ref().map(|Claim { incarnation, boot_id, began_at, fence, is_gated, program }| {
+            ClaimV2 {
+                incarnation: *incarnation,
+                boot_id,
+                began_at: began_at.0,
+                fence: *fence,
+                is_gated: *is_gated,
+                program: program.map(|Program { pid, start_ticks }| (pid, start_ticks)),
+            }
         }),
         attempts: attempts
             .iter()
@@ -187,11 +191,12 @@ pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed>
             })
             .collect(),
         reboots,
-        claim: claim.map(|ClaimV2 { incarnation, boot_id, began_at, fence, program }| Claim {
+        claim: claim.map(|ClaimV2 { incarnation, boot_id, began_at, fence, is_gated, program }| Claim {
             incarnation,
             boot_id: boot_id.to_owned(),
             began_at: Timestamp(began_at),
             fence,
+            is_gated,
             program: program.map(|(pid, start_ticks)| Program { pid, start_ticks }),
         }),
         attempts: attempts?,

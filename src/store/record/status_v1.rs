@@ -1,4 +1,5 @@
-//! The stored form of a status, version 1: frozen, and only read. It had no steps, no reboots and no fences.
+//! The stored form of a status, version 1: frozen, and only read. It had no steps, no reboots and no fences,
+//! and did not say which attempts are gated.
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,7 @@ impl<'a> From<StatusV1<'a>> for StatusV2<'a> {
                 boot_id,
                 began_at,
                 fence: 0,
+                is_gated: false,
                 program,
             }),
             attempts,

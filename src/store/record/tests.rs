@@ -57,6 +57,7 @@ pub(super) fn full_status() -> Status {
             boot_id: "b".to_owned(),
             began_at: Timestamp(7),
             fence: (8 << 32) | 5,
+            is_gated: true,
             program: Some(Program { pid: 99, start_ticks: 1 << 40 }),
         }),
         attempts: vec![AttemptRecord {
@@ -184,7 +185,8 @@ fn status_of_version_1_is_read_without_what_it_had_not() {
     let mut status = full_status();
     status.steps.clear();
     status.reboots = 0;
-    status.claim.as_mut().unwrap().fence = 0;
+    let claim = status.claim.as_mut().unwrap();
+    (claim.fence, claim.is_gated) = (0, false);
     let bytes = of_version_1("status");
     assert_eq!(decode_status(&bytes).unwrap(), status);
     assert_eq!(peek_status(&bytes).unwrap(), (300, State::Running));
