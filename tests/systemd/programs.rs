@@ -33,7 +33,7 @@ done
 actiond result '{"lines": 1000}'
 "#;
 
-/// What is taken for interrupted although its program has begun would show as steps that were done twice.
+/// What is taken for interrupted is held and does not end, whether or not its program has begun.
 const STORM: &str = r#"
 [[queue]]
 name = "storm-0"
@@ -51,7 +51,7 @@ concurrency = 4
 action = "five_steps"
 use = "exec"
 program = ["/usr/local/bin/five-steps"]
-recovery = "rerun"
+recovery = "hold"
 "#;
 
 /// The unit waits a second before it starts the daemon again, 5 minutes in all: that pause alone is not as it is shipped.
