@@ -4,7 +4,7 @@
 //!  lock            flock(2) while a daemon has the directory
 //!  creating        a new store is being made; whatever else is there is not a store yet
 //!  identity        format version and the store's random id: from then on this is a store
-//!  running         boot and mount under which sled was last opened
+//!  running         boot, and mount or superblock, under which sled was last opened (`machine`)
 //!  clean           sled was closed and synced; removed, durably, before it is opened
 //!  storage-error   the last run ended because a read, write or sync failed
 //!  table-in        which of the directories `table` and `table.2` is sled's, if one took the other's place, and
@@ -20,62 +20,18 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
+use rustix::fs::FlockOperation;
 
 use super::StoreError;
+use super::machine::Machine;
 
 /// 1 had the bodies in sled, and was never released.
 const IDENTITY_FORMAT: u32 = 2;
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// `STATX_MNT_ID_UNIQUE` (Linux 6.8): a mount's number that is never given to another one. See statx(2).
-const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-
 pub(super) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
     move |source| StoreError::Io { what, path: path.to_owned(), source }
-}
-
-/// What must not have changed for the page cache to be what the last run left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Machine {
-    /// The kernel's boot id; in a container with the start of its first process, for a container boots anew on a kernel that
-    /// goes on. (Some have a boot id of their own mounted there, which `ProtectKernelTunables=` of systemd.exec(5) hides.)
-    pub boot_id: String,
-    /// Device and mount of the store's directory.
-    ///
-    /// Before Linux 6.8 the mount's number may be given again to a later mount of the same device, which
-    /// then goes unnoticed; table and journal are still compared.
-    pub mount: String,
-}
-
-impl Machine {
-    pub fn current(dir: &Path) -> Result<Self, StoreError> {
-        let path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot_id = std::fs::read_to_string(path).map_err(io_error("read", path))?.trim().to_owned();
-        let boot_id = boot_of(boot_id, std::fs::read_to_string("/proc/1/stat").ok().as_deref());
-        let flags = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID | MNT_ID_UNIQUE;
-        let stat = rustix::fs::statx(rustix::fs::CWD, dir, AtFlags::empty(), flags)
-            .map_err(|error| io_error("examine", dir)(error.into()))?;
-        let mount = format!("{}:{} mount {}", stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id);
-        Ok(Self { boot_id, mount })
-    }
-}
-
-/// The first process of a host starts with its kernel; one that started later than this is a container's. In clock ticks, of
-/// which there are 100 in a second wherever Linux tells them: time(7).
-const CONTAINER_TICKS: u64 = 60 * 100;
-
-/// The boot id, and when process 1 started if that says more. What cannot be read says nothing.
-fn boot_of(boot_id: String, first_stat: Option<&str>) -> String {
-    // Field 22, counted on from the end of the name, which may hold anything: proc_pid_stat(5).
-    let rest = first_stat.and_then(|stat| stat.rsplit_once(')')).map(|(_, rest)| rest);
-    let started = rest.and_then(|rest| rest.split_whitespace().nth(22 - 3));
-    let started: Option<u64> = started.and_then(|ticks| ticks.parse().ok());
-    match started {
-        Some(ticks) if ticks > CONTAINER_TICKS => format!("{boot_id} {ticks}"),
-        _ => boot_id,
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -299,17 +255,6 @@ mod tests {
         marks.remove_storage_error().unwrap();
         marks.leave_running(&here).unwrap();
         assert!(marks.distrust(&booted).unwrap().is_some(), "the clean mark is gone");
-    }
-
-    #[test]
-    fn boots_of_a_container_are_told_apart_and_a_host_has_its_boot_id() {
-        let stat =
-            |ticks| format!("1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {ticks} 170000 3000");
-        let boot = |stat: Option<&str>| boot_of("4f1c".to_owned(), stat);
-        assert_eq!(boot(Some(&stat(3))), "4f1c");
-        assert_eq!(boot(Some(&stat(1_377_316))), "4f1c 1377316");
-        assert_eq!(boot(None), "4f1c");
-        assert_eq!(boot(Some("1 (cut")), "4f1c");
     }
 
     #[test]

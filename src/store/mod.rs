@@ -48,6 +48,7 @@ mod growth;
 pub mod journal;
 mod ledger;
 mod load;
+mod machine;
 mod marks;
 mod memory;
 mod open;

@@ -198,3 +198,45 @@ fn programs_have_units_and_users_of_their_own_and_outlive_the_daemon() {
         "0"
     );
 }
+
+/// Puts the store on a disk of its own, as hosts have and this container has not, and shows of sysfs what nspawn hides.
+const OWN_DISK: &str = "
+    systemctl stop actiond.service actiond.socket
+    mknod /dev/loop-control c 10 237; for n in $(seq 0 63); do mknod /dev/loop$n b 7 $n; done
+    truncate --size=4G /var/tmp/disk; mkfs.ext4 -q -F -J size=8 /var/tmp/disk; mount -o loop /var/tmp/disk /var/lib/actiond
+    chown actiond:actiond /var/lib/actiond; chmod 700 /var/lib/actiond
+    mkdir /run/sysfs; mount --types sysfs sysfs /run/sysfs
+    mount --options remount,rw /sys; mkdir /sys/fs/ext4; mount --options remount,ro /sys
+    mount --bind /run/sysfs/fs/ext4 /sys/fs/ext4
+    systemctl start actiond.socket actiond.service";
+
+/// Each start of a service has mounts of its own; what its mounts are called says nothing of the page cache.
+#[test]
+fn killed_daemon_trusts_its_table_in_the_mount_namespace_of_its_next_start() {
+    let host = installed();
+    host.run(OWN_DISK);
+    let killed = || {
+        let daemon = host.property("actiond.service", "MainPID");
+        host.run(&format!("kill -KILL {daemon}"));
+        host.until(&format!(
+            "systemctl is-active --quiet actiond.service; [ $(systemctl show --value --property MainPID actiond.service) != {daemon} ]"
+        ));
+        host.ask("/v1/status")["store"].take()
+    };
+    // A stop leaves a checkpoint: before the first one there is nothing to be trusted.
+    host.finished(host.submit("noop", 1));
+    host.run("systemctl restart actiond.service");
+    for resource in 2..5 {
+        host.finished(host.submit("noop", resource));
+        let store = killed();
+        let mark = host.run("cat /var/lib/actiond/running");
+        assert!(store["rebuilds"] == 0 && mark.contains(" superblock "), "{store} {mark}");
+    }
+    // Where sysfs is not to be seen there is only the mount.
+    host.run("umount --lazy /sys/fs/ext4");
+    for _ in 0..2 {
+        let store = killed();
+        let mark = host.run("cat /var/lib/actiond/running");
+        assert!(store["rebuilds"] == 1 && mark.contains(" mount "), "{store} {mark}");
+    }
+}

@@ -345,6 +345,70 @@ fn nothing_acknowledged_is_lost_by_a_power_cut_at_a_named_point() {
     cut_power(&points.map(Moment::At), 3);
 }
 
+/// As systemd starts a daemon with any protection of file systems: each start has a mount namespace of its own. As the user
+/// that a service has, who may read of the file system only what all may.
+const PROTECTED: &[&str] = &[
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    "chown 65534:65534 $NOTIFY_SOCKET && exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+     --bounding-set=-all \"$0\" \"$@\"",
+];
+
+#[test]
+fn sled_is_trusted_after_a_mere_death_in_whatever_mount_namespace_and_not_after_a_remount() {
+    let place = Home::new();
+    let disk = Disk::new(&place);
+    let home = Home::with_store(disk.mount.join("store")).configure(SMALL_STORE, NOOP);
+    std::fs::create_dir(home.store()).expect("a directory");
+    for dir in [&place.path(""), &home.path(""), home.store()] {
+        run("chown", &["65534:65534", text(dir)]);
+    }
+    let start = || {
+        let start = Start { wrapper: PROTECTED, ..Start::default() };
+        let daemon = Daemon::start_as(&home, &start).expect("a daemon");
+        until("what a rebuild may hide", || {
+            daemon.get("/v1/status")["store"]["rebuilding"].is_null().then_some(())
+        });
+        let rebuilds = daemon.get("/v1/status")["store"]["rebuilds"].clone();
+        (daemon, rebuilds)
+    };
+    let padding = "x".repeat(60_000);
+    let mut actions = 0;
+    let mut fill = |daemon: &Daemon<'_>| {
+        until("a checkpoint", || {
+            actions += 1;
+            daemon.accepted(&with(spec("restart", actions), "metadata", json!({ "padding": padding })));
+            (daemon.get("/v1/status")["store"]["checkpoints"].as_u64() > Some(0)).then_some(())
+        });
+    };
+    let (mut daemon, _) = start();
+    for _ in 0..3 {
+        fill(&daemon);
+        daemon.kill9();
+        let (next, rebuilds) = start();
+        assert_eq!(rebuilds, 0, "only the daemon died: {}", daemon_mark(&home));
+        daemon = next;
+    }
+    for _ in 0..3 {
+        fill(&daemon);
+        daemon.kill9();
+        // Of the same image, on the same loop device as a rule, and without a power cut that the store could notice.
+        disk.unmount();
+        disk.mount();
+        let (next, rebuilds) = start();
+        assert_eq!(rebuilds, 1, "the file system was mounted anew: {}", daemon_mark(&home));
+        daemon = next;
+    }
+    assert_eq!(daemon.all_actions().len() as u64, actions);
+}
+
+fn daemon_mark(home: &Home) -> String {
+    std::fs::read_to_string(home.store().join("running")).unwrap_or_default()
+}
+
 #[test]
 fn daemon_whose_disk_fails_exits_with_the_code_of_the_store() {
     let place = Home::new();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disk::RealDisk;
-use super::marks::Machine;
+use super::machine::Machine;
 use super::open::{Environment, open};
 use super::*;
 use crate::action::{
