@@ -13,5 +13,9 @@ fn main() -> ExitCode {
     if args.next_if(|word| word == "keeper").is_some() {
         return actiond::runner::keeper::main(args);
     }
+    // Nor that of built-in handlers.
+    if args.next_if(|word| word == "handle").is_some() {
+        return actiond::handlers::builtin::main();
+    }
     actiond::cli::main()
 }

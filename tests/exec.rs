@@ -20,6 +20,7 @@ use actiond::action::{
 };
 use actiond::handlers::exec::Exec;
 use actiond::handlers::registry::Surroundings;
+use actiond::handlers::targets::Targets;
 use actiond::handlers::{Attempt, BoxFuture, Handler as _, NotRecorded, Port, StopReason};
 use actiond::runner::adoption::Survey;
 use actiond::runner::backend::{Backend, Sessions};
@@ -101,6 +102,9 @@ impl World {
             kill_grace_ms: 300,
             result_bytes_max: 64 << 10,
             socket: "/run/actiond/actiond.sock".into(),
+            binary: "/none".into(),
+            targets: Targets::default(),
+            secrets_dir: "/none".into(),
         };
         let own = format!("adopt = {}\n{own}", self.adopt);
         Exec::new(&own.parse().unwrap(), Some(Recovery::Rerun), &around).unwrap()

@@ -16,6 +16,13 @@ impl LockKey {
         let hash = fnv1a(hash, &[0xFF]);
         Self(fnv1a(hash, &resource_id.to_le_bytes()))
     }
+
+    /// The lock of something else that has a name, such as `unit:web.service`.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        // Behind a byte with which no resource type begins.
+        Self(fnv1a(fnv1a(FNV_OFFSET, &[0xFF]), name.as_bytes()))
+    }
 }
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
@@ -40,5 +47,6 @@ mod tests {
         assert_eq!(LockKey::resource("Stack", 12345), LockKey::resource("Stack", 12345));
         assert_ne!(LockKey::resource("Stack", 1), LockKey::resource("Server", 1));
         assert_ne!(LockKey::resource("Stack", 1), LockKey::resource("Stack", 2));
+        assert_ne!(LockKey::named("unit:a"), LockKey::named("unit:b"));
     }
 }

@@ -18,10 +18,12 @@ pub enum Outcome {
     /// The attempt was stopped because the action was cancelled; nothing of it is alive.
     Cancelled {
         message: String,
+        result: Option<JsonText>,
     },
     /// The attempt ran longer than it may and was stopped; nothing of it is alive.
     TimedOut {
         message: String,
+        result: Option<JsonText>,
     },
     /// The attempt asks for a reboot of the host, after which the action is run again; nothing of it is alive.
     Reboot {
@@ -35,6 +37,10 @@ pub enum Outcome {
     NotStarted,
     /// What carried the attempt was ended by somebody else, without a word how far it was: the recovery policy decides.
     Lost {
+        message: String,
+    },
+    /// The attempt cannot tell what state it leaves the world in; nothing of it is alive. Held, until a person decides.
+    Undecided {
         message: String,
     },
     /// Something of the attempt could not be ended. Held, with its locks, until a person decides.

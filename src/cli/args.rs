@@ -109,6 +109,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: QueueVerb,
     },
+    /// Show the action types that are built in, or all that there is to know of one
+    Actions {
+        #[arg(value_name = "TYPE")]
+        action: Option<String>,
+    },
     /// Say why an action waits
     Explain { id: u64 },
     /// Show what the daemon says of itself

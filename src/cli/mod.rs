@@ -6,6 +6,7 @@
 //! Called by `main`.
 
 mod act;
+mod actions;
 mod args;
 mod demo;
 mod exit;
@@ -50,6 +51,7 @@ pub fn main() -> ExitCode {
     match cli.verb {
         Verb::Serve { config } => serve::serve(out, config),
         Verb::CheckConfig { config } => serve::check(out, config.as_deref()).into(),
+        Verb::Actions { action } => actions::actions(out, action.as_deref()).into(),
         Verb::Step { verb } => say::step(out, verb),
         Verb::Checkpoint(args) => say::checkpoint(out, args),
         Verb::Progress(args) => say::progress(out, args),
@@ -85,6 +87,7 @@ async fn dispatch(client: &Client, out: Out, verb: Verb) -> Result<Exit, Failure
     match verb {
         // Taken by `main`.
         Verb::Serve { .. }
+        | Verb::Actions { .. }
         | Verb::CheckConfig { .. }
         | Verb::Step { .. }
         | Verb::Checkpoint(_)

@@ -18,6 +18,7 @@ mod schema;
 mod tests;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::places::Surroundings;
@@ -44,6 +45,8 @@ pub struct Config {
     /// At least one; names are unique.
     pub queues: Vec<Queue>,
     pub handlers: Vec<Handler>,
+    /// The `[targets.NAME]` tables as they stand: only handlers can judge them.
+    pub targets: BTreeMap<String, toml::Table>,
     /// The file that a load reads, or would read if it existed; empty if this was not loaded.
     pub file: PathBuf,
 }
@@ -67,6 +70,7 @@ impl Default for Config {
                 handler: "noop".to_owned(),
                 ..Handler::default()
             }],
+            targets: BTreeMap::new(),
             file: PathBuf::new(),
         }
     }

@@ -27,6 +27,12 @@ pub(super) fn print(config: &Config) -> String {
             out.pair(&quoted(key), value);
         }
     }
+    for (name, target) in &config.targets {
+        out.head(&format!("[targets.{}]", quoted(name)));
+        for (key, value) in target {
+            out.pair(&quoted(key), value);
+        }
+    }
     out.0
 }
 

@@ -4,7 +4,7 @@
 //! for is unknown. A key with a bad value keeps its default, so that the checks after it still mean
 //! something. Called by `Config::parse`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
@@ -45,10 +45,12 @@ pub(super) fn read(text: &str, problems: &mut Vec<String>) -> Config {
             config.queues = tables(name, value, lines, problems, read_queue);
         } else if name == "handler" {
             config.handlers = tables(name, value, lines, problems, read_handler);
+        } else if name == "targets" {
+            config.targets = read_targets(value, lines, problems);
         } else {
             let known = known.join("], [");
             problems.push(format!(
-                "line {line}: there is no section or key {name:?}; the sections are [{known}], [[queue]], [[handler]]"
+                "line {line}: there is no section or key {name:?}; the sections are [{known}], [[queue]], [[handler]], [targets.NAME]"
             ));
         }
     }
@@ -73,6 +75,28 @@ fn tables<T>(
         match item.get_ref().as_table() {
             Some(table) => all.push(read(table, line, lines, problems)),
             None => problems.push(format!("line {line}: {name} must be a list of tables: [[{name}]]")),
+        }
+    }
+    all
+}
+
+fn read_targets(
+    value: &Spanned<DeValue<'_>>,
+    lines: Lines<'_>,
+    problems: &mut Vec<String>,
+) -> BTreeMap<String, toml::Table> {
+    let mut all = BTreeMap::new();
+    let Some(tables) = value.get_ref().as_table() else {
+        let line = lines.of(value.span().start);
+        problems.push(format!("line {line}: targets must be tables with names: [targets.NAME]"));
+        return all;
+    };
+    for (name, value) in tables {
+        if let Some(Value::Table(table)) = plain(value) {
+            all.insert(name.get_ref().to_string(), table);
+        } else {
+            let line = lines.of(name.span().start);
+            problems.push(format!("line {line}: targets.{} must be a table", name.get_ref()));
         }
     }
     all

@@ -4,12 +4,14 @@
 //! Pure. Called at the start and at each reload.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::api;
 use crate::config::Config;
 use crate::engine;
+use crate::handlers::builtin;
 use crate::handlers::registry::{Registry, RouteSettings, Surroundings};
+use crate::handlers::targets::Targets;
 use crate::runner::backend::{Backend, Sessions};
 use crate::store;
 
@@ -97,7 +99,8 @@ pub fn handler_problems(config: &Config) -> Vec<String> {
         let problems = Registry::build(&[route], &around).err().unwrap_or_default();
         problems.into_iter().map(|problem| format!("line {}: {problem}", handler.line.0)).collect::<Vec<_>>()
     };
-    config.handlers.iter().zip(routes(config)).flat_map(of_one).collect()
+    let of_handlers = config.handlers.iter().zip(routes(config)).flat_map(of_one);
+    targets(config).err().unwrap_or_default().into_iter().chain(of_handlers).collect()
 }
 
 /// The directories that keepers write.
@@ -124,7 +127,17 @@ pub(super) fn surroundings(config: &Config, backend: Arc<dyn Backend>) -> Surrou
         kill_grace_ms: config.shutdown.kill_grace_ms,
         result_bytes_max: size(config.limits.result_bytes_max),
         socket: config.socket.path.clone(),
+        binary: BINARY.clone(),
+        targets: targets(config).unwrap_or_default(),
+        secrets_dir: config.store.dir.join("secrets"),
     }
+}
+
+/// This binary by the path that it was started from, which leads to its successor after an upgrade.
+static BINARY: LazyLock<PathBuf> = LazyLock::new(|| std::env::current_exe().unwrap_or_default());
+
+fn targets(config: &Config) -> Result<Targets, Vec<String>> {
+    Targets::read(&config.targets, builtin::judge_target)
 }
 
 /// A count whose bounds in the configuration lie far below.

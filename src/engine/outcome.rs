@@ -39,7 +39,7 @@ pub(super) enum Next {
     Reboot,
     /// The daemon stops: the recovery policy has decided.
     Interrupted(Decision),
-    /// Something of it is alive and cannot be ended.
+    /// Something of it is alive and cannot be ended, or it cannot tell how far it came.
     Hold,
 }
 
@@ -64,6 +64,7 @@ pub(super) fn what_follows(
         Outcome::Succeeded { .. } => Next::Succeed,
         Outcome::Unkillable { .. } => Next::Hold,
         _ if cancelling => Next::CancelDone,
+        Outcome::Undecided { .. } => Next::Hold,
         Outcome::Failed { retryable: false, .. } | Outcome::Cancelled { .. } => Next::Fail,
         Outcome::Failed { .. } => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
         Outcome::TimedOut { .. } | Outcome::Reboot { .. } if over => Next::TimeOut,
@@ -195,6 +196,7 @@ impl Core {
             outcome => outcome,
         };
         let next = what_follows(&action, &outcome, now, fastrand::f64(), self.scheduler.is_draining());
+        let is_undecided = matches!(outcome, Outcome::Undecided { .. });
         let (end, message, result) = told(&action, outcome, now);
         let id = action.id;
         match next {
@@ -202,7 +204,11 @@ impl Core {
             Next::Interrupted(decision) => return self.carry_out(now, action, decision),
             Next::Hold => {
                 end_attempt(&mut action.status, now, end, &message);
-                let reason = format!("something of it is alive and could not be ended: {message}");
+                let reason = if is_undecided {
+                    format!("{message}; look, then resume it to go on, or resolve or cancel it")
+                } else {
+                    format!("something of it is alive and could not be ended: {message}")
+                };
                 return self.hold(now, action, &reason);
             }
             Next::RetryAt(due) => {
@@ -329,19 +335,19 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
         Outcome::Failed { message, result, .. } => {
             (AttemptEnd::Failed, or(message, "failed without a message"), result)
         }
-        Outcome::Cancelled { message } if action.status.state == State::Cancelling => {
-            (AttemptEnd::Cancelled, message, None)
+        Outcome::Cancelled { message, result } if action.status.state == State::Cancelling => {
+            (AttemptEnd::Cancelled, message, result)
         }
-        Outcome::Cancelled { message } => {
-            (AttemptEnd::Failed, or(message, "its handler stopped although nobody cancelled it"), None)
+        Outcome::Cancelled { message, result } => {
+            (AttemptEnd::Failed, or(message, "its handler stopped although nobody cancelled it"), result)
         }
-        Outcome::TimedOut { message } => {
+        Outcome::TimedOut { message, result } => {
             let over = action.body.deadline.is_some_and(|deadline| deadline <= now);
             let limit = if over { "deadline" } else { "timeout" };
             let began = action.status.claim.as_ref().map_or(now, |claim| claim.began_at);
             let text = format!("its {limit} was over after {}", ago(now.ms_since(began)));
             let text = if message.trim().is_empty() { text } else { format!("{text}; {message}") };
-            (AttemptEnd::TimedOut, text, None)
+            (AttemptEnd::TimedOut, text, result)
         }
         Outcome::Reboot { message } => {
             let over = action.body.deadline.is_some_and(|deadline| deadline <= now);
@@ -355,6 +361,9 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
             (AttemptEnd::Interrupted, "interrupted".to_owned(), None)
         }
         Outcome::Lost { message } => (AttemptEnd::Interrupted, or(message, "its keeper was killed"), None),
+        Outcome::Undecided { message } => {
+            (AttemptEnd::Interrupted, or(message, "its handler does not say why"), None)
+        }
         Outcome::Unkillable { message } => {
             (AttemptEnd::Interrupted, or(message, "its handler does not say what"), None)
         }

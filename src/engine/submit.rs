@@ -9,6 +9,7 @@ use super::start::ticket;
 use crate::action::{
     Action, ActionId, Body, Event, LockKey, OnConflict, State, Status, Timestamp, Unfinished, kind_number,
 };
+use crate::handlers::Asked;
 use crate::store::{Pressure, StoreError};
 
 impl Core {
@@ -106,7 +107,9 @@ impl Core {
             let config_file = self.settings.config_file.clone();
             return Err(SubmitError::UnknownAction { action, resource_type, config_file });
         };
-        route.handler.validate(&metadata).map_err(|error| SubmitError::InvalidMetadata(error.0))?;
+        let asked = Asked { action: &action, resource_id, metadata: &metadata };
+        let further =
+            route.handler.validate(&asked).map_err(|error| SubmitError::InvalidMetadata(error.0))?;
         let queue = queue.unwrap_or_else(|| route.queue.clone());
         let Some(settings) = self.settings.queues.iter().find(|known| known.name == queue) else {
             return Err(SubmitError::UnknownQueue(queue));
@@ -123,8 +126,11 @@ impl Core {
             return Err(SubmitError::DeadlinePassed);
         }
         let takes_lock = route.exclusive && on_conflict != OnConflict::Parallel;
-        let locks =
-            if takes_lock { vec![LockKey::resource(&resource_type, resource_id)] } else { Vec::new() };
+        let own = takes_lock.then(|| LockKey::resource(&resource_type, resource_id));
+        // To run beside what runs on the resource does not mean to be in the way of what runs on another.
+        let mut locks: Vec<LockKey> = own.into_iter().chain(further).collect();
+        locks.sort_unstable();
+        locks.dedup();
         Ok(Body {
             user,
             resource_type,

@@ -11,16 +11,18 @@
 //!   daemon stops: [`Outcome::LeftRunning`].
 //! - A panic in `run` is an outcome (failed), not the end of the daemon.
 
+pub mod builtin;
 pub mod exec;
 pub mod in_process;
 pub mod noop;
 pub mod registry;
+pub mod targets;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
+use crate::action::{Action, JsonText, LockKey, Outcome, ProbeAnswer, Program, STEPS_MAX, Step};
 pub use crate::runner::backend::BoxFuture;
 use crate::runner::logs::LogWriter;
 
@@ -28,6 +30,14 @@ use crate::runner::logs::LogWriter;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidMetadata(pub String);
+
+/// What a submission asks for, as far as its handler has a say in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub action: &'a str,
+    pub resource_id: u64,
+    pub metadata: &'a JsonText,
+}
 
 /// The engine did not make a statement of the attempt durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +66,13 @@ pub enum StopReason {
 
 /// What really does an action.
 pub trait Handler: Send + Sync {
-    /// Whether the action's metadata fits; called before anything is stored.
+    /// Whether the action's metadata fits; called before anything is stored. Gives what the action has to have for itself
+    /// while it runs, beside its resource.
     ///
     /// # Errors
     ///
     /// [`InvalidMetadata`] names the key and what is wrong with it; the submission is refused.
-    fn validate(&self, metadata: &JsonText) -> Result<(), InvalidMetadata>;
+    fn validate(&self, asked: &Asked<'_>) -> Result<Vec<LockKey>, InvalidMetadata>;
 
     /// Whether `run` works inside the daemon's own process, so that a fatal signal there is its doing.
     fn in_process(&self) -> bool;

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Attempt, BoxFuture, Handler, InvalidMetadata, StopReason};
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer};
+use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata, StopReason};
+use crate::action::{Action, JsonText, LockKey, Outcome, ProbeAnswer};
 
 const SLEEP_MS_MAX: u64 = 86_400_000;
 
@@ -118,8 +118,8 @@ fn fail(value: &Value) -> Result<Fail, String> {
 }
 
 impl Handler for Noop {
-    fn validate(&self, metadata: &JsonText) -> Result<(), InvalidMetadata> {
-        self.order(metadata).map(drop).map_err(InvalidMetadata)
+    fn validate(&self, asked: &Asked<'_>) -> Result<Vec<LockKey>, InvalidMetadata> {
+        self.order(asked.metadata).map(|_| Vec::new()).map_err(InvalidMetadata)
     }
 
     fn in_process(&self) -> bool {
@@ -170,8 +170,12 @@ impl Handler for Noop {
 
 fn stopped(reason: StopReason) -> Outcome {
     match reason {
-        StopReason::Cancel => Outcome::Cancelled { message: "stopped while it slept".to_owned() },
-        StopReason::TimeOut => Outcome::TimedOut { message: "ran out of time while it slept".to_owned() },
+        StopReason::Cancel => {
+            Outcome::Cancelled { message: "stopped while it slept".to_owned(), result: None }
+        }
+        StopReason::TimeOut => {
+            Outcome::TimedOut { message: "ran out of time while it slept".to_owned(), result: None }
+        }
         StopReason::Shutdown => Outcome::Interrupted,
     }
 }

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Handler;
+use super::builtin::{self, Builtin};
 use super::exec::Exec;
 use super::noop::Noop;
+use super::targets::Targets;
 use crate::action::{Recovery, RetryPolicy, action_type};
 use crate::runner::backend::Backend;
 
@@ -20,7 +22,7 @@ pub struct RouteSettings {
     pub action: String,
     /// Only for this resource type, if given.
     pub resource_type: Option<String>,
-    /// `exec` or `noop`.
+    /// `builtin`, `exec` or `noop`.
     pub handler: String,
     pub queue: String,
     /// The catalogue's default if none.
@@ -47,6 +49,12 @@ pub struct Surroundings {
     pub result_bytes_max: usize,
     /// The daemon's own socket, for programs that have something to ask of it.
     pub socket: PathBuf,
+    /// This very binary, in which built-in handlers are.
+    pub binary: PathBuf,
+    /// What built-in handlers act on.
+    pub targets: Targets,
+    /// Where they keep passwords that they make up.
+    pub secrets_dir: PathBuf,
 }
 
 #[cfg(test)]
@@ -60,6 +68,9 @@ impl Surroundings {
             kill_grace_ms,
             result_bytes_max: 1 << 16,
             socket: "/s".into(),
+            binary: "/b".into(),
+            targets: Targets::default(),
+            secrets_dir: "/x".into(),
         }
     }
 }
@@ -75,7 +86,7 @@ pub struct Route {
 }
 
 /// The word that stands for any action without a line of its own.
-const ANY: &str = "*";
+pub(super) const ANY: &str = "*";
 
 /// All routes. (action, resource_type) beats (action), which beats (`*`, resource_type), which beats `*`.
 pub struct Registry {
@@ -154,9 +165,12 @@ impl Registry {
 /// The list of handlers.
 fn handler(settings: &RouteSettings, around: &Surroundings) -> Result<Arc<dyn Handler>, Vec<String>> {
     match settings.handler.as_str() {
+        "builtin" => Ok(Arc::new(Builtin::new(&settings.action, &settings.own, around)?)),
         "exec" => Ok(Arc::new(Exec::new(&settings.own, settings.recovery, around)?)),
         "noop" => Ok(Arc::new(Noop::new(&settings.own)?)),
-        other => Err(vec![format!("use = {other:?} is no handler; there are \"exec\" and \"noop\"")]),
+        other => {
+            Err(vec![format!("use = {other:?} is no handler; there are \"builtin\", \"exec\" and \"noop\"")])
+        }
     }
 }
 
@@ -173,10 +187,15 @@ fn route(settings: &RouteSettings, handler: &Arc<dyn Handler>, action: &str) -> 
     // Of an action outside the catalogue nothing is known: one at a time, and a person decides, unless it
     // certainly has no effect.
     let unknown = if settings.handler == "noop" { Recovery::Rerun } else { Recovery::Hold };
+    // The catalogue's defaults are for programs that know nothing of what an earlier attempt did.
+    let kind_recovery = match settings.handler.as_str() {
+        "builtin" => builtin::RECOVERY,
+        _ => kind.map_or(unknown, |kind| kind.recovery),
+    };
     Route {
         handler: Arc::clone(handler),
         queue: settings.queue.clone(),
-        recovery: settings.recovery.unwrap_or_else(|| kind.map_or(unknown, |kind| kind.recovery)),
+        recovery: settings.recovery.unwrap_or(kind_recovery),
         timeout_ms: settings.timeout_ms,
         retry: settings.retry,
         exclusive: settings.exclusive.unwrap_or_else(|| kind.is_none_or(|kind| kind.exclusive)),

@@ -53,8 +53,8 @@ fn outcomes() -> [Outcome; 8] {
         Outcome::Succeeded { message: message.clone(), result: None },
         Outcome::Failed { message: message.clone(), result: None, retryable: true },
         Outcome::Failed { message: message.clone(), result: None, retryable: false },
-        Outcome::Cancelled { message: message.clone() },
-        Outcome::TimedOut { message: message.clone() },
+        Outcome::Cancelled { message: message.clone(), result: None },
+        Outcome::TimedOut { message: message.clone(), result: None },
         Outcome::Interrupted,
         Outcome::Unkillable { message: message.clone() },
         Outcome::Reboot { message },
@@ -147,7 +147,7 @@ fn every_end_has_a_message() {
             assert!(!message.is_empty() || (end == AttemptEnd::Cancelled && state == State::Cancelling));
         }
     }
-    let timed_out = Outcome::TimedOut { message: "killed".into() };
+    let timed_out = Outcome::TimedOut { message: "killed".into(), result: None };
     let (_, message, _) = told(&action(State::Running), timed_out, Timestamp(60_000));
     assert_eq!(message, "its timeout was over after 60 s; killed");
 }

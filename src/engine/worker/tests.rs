@@ -40,10 +40,10 @@ fn attempt_whose_time_is_over_is_told_and_then_waited_for() {
         assert_eq!(reason, Some(StopReason::TimeOut));
         // It takes its time to end what it started.
         tokio::task::yield_now().await;
-        Outcome::TimedOut { message: "ended".into() }
+        Outcome::TimedOut { message: "ended".into(), result: None }
     });
     let outcome = run(within(Duration::ZERO, &stop, handler));
-    assert_eq!(outcome, Outcome::TimedOut { message: "ended".into() });
+    assert_eq!(outcome, Outcome::TimedOut { message: "ended".into(), result: None });
 }
 
 #[test]

@@ -8,9 +8,11 @@ use crate::runner::keeper::words::StopWhy;
 use crate::runner::program::describe_end;
 
 /// The exit code that asks for another try (EX_TEMPFAIL of sysexits(3)).
-const TRY_AGAIN: i32 = 75;
+pub(in crate::handlers) const TRY_AGAIN: u8 = 75;
 /// The exit code that asks for a reboot of the host, and to be run again after it.
-const REBOOT: i32 = 194;
+const REBOOT: u8 = 194;
+/// The exit code that gives the action to a person: its effect may be half there, and the program cannot tell.
+pub(in crate::handlers) const HOLD: u8 = 195;
 
 /// The outcome of an attempt.
 pub(super) fn outcome(exec: &Exec, ended: Ended) -> Outcome {
@@ -20,29 +22,40 @@ pub(super) fn outcome(exec: &Exec, ended: Ended) -> Outcome {
     if let Some(what) = alive {
         return Outcome::Unkillable { message: format!("could not be ended: {what}") };
     }
+    let result = result.map(|result| JsonText::from_checked(result.get()));
     match stopped {
         Some(StopWhy::Daemon) => return Outcome::Interrupted,
         Some(StopWhy::Signal) => {
             return Outcome::Lost { message: format!("{name} was ended with its keeper") };
         }
-        Some(StopWhy::Cancel) => return Outcome::Cancelled { message: format!("{name} was stopped") },
+        Some(StopWhy::Cancel) => {
+            return Outcome::Cancelled {
+                message: message.unwrap_or_else(|| format!("{name} was stopped")),
+                result,
+            };
+        }
         Some(StopWhy::TimeOut) => {
             let last = printed.map(|printed| format!("; last it said: {printed}")).unwrap_or_default();
-            return Outcome::TimedOut { message: format!("{name} ran out of time and was stopped{last}") };
+            let message = message.unwrap_or_else(|| format!("{name} ran out of time and was stopped{last}"));
+            return Outcome::TimedOut { message, result };
         }
         None => {}
     }
-    let result = result.map(|result| JsonText::from_checked(result.get()));
     if code == Some(0) && fault.is_none() {
         return Outcome::Succeeded {
             message: message.unwrap_or_else(|| format!("{name} succeeded")),
             result,
         };
     }
-    if code == Some(REBOOT) && fault.is_none() {
+    let has_code = |wanted: u8| code == Some(i32::from(wanted)) && fault.is_none();
+    if has_code(REBOOT) {
         return Outcome::Reboot { message: message.unwrap_or_else(|| format!("{name} asks for a reboot")) };
     }
-    let retryable = was_short || fault.is_none() && code == Some(TRY_AGAIN);
+    if has_code(HOLD) {
+        let message = message.unwrap_or_else(|| format!("{name} cannot tell how far it came"));
+        return Outcome::Undecided { message };
+    }
+    let retryable = was_short || has_code(TRY_AGAIN);
     // Its own words first: they are read by whoever is called at night.
     let message = fault.or(message).unwrap_or_else(|| {
         let end = describe_end(code, signal);

@@ -38,8 +38,8 @@ pub(super) enum End {
 }
 
 /// Runs the handler's program for an attempt.
-pub(super) async fn run(exec: &Exec, attempt: &Attempt) -> io::Result<Outcome> {
-    let end = start(exec, &exec.program, "", attempt).await?;
+pub(super) async fn run(exec: &Exec, attempt: &Attempt, settings: &[u8]) -> io::Result<Outcome> {
+    let end = start(exec, &exec.program, "", attempt, settings).await?;
     crash_point("program_ended");
     Ok(means(exec, end))
 }
@@ -60,9 +60,11 @@ fn means(exec: &Exec, end: End) -> Outcome {
         End::Lost(Some(what)) => Outcome::Unkillable { message: format!("could not be ended: {what}") },
         End::LeftRunning => Outcome::LeftRunning,
         End::NotStarted(None | Some(StopReason::Shutdown)) => Outcome::NotStarted,
-        End::NotStarted(Some(StopReason::Cancel)) => Outcome::Cancelled { message: String::new() },
+        End::NotStarted(Some(StopReason::Cancel)) => {
+            Outcome::Cancelled { message: String::new(), result: None }
+        }
         End::NotStarted(Some(StopReason::TimeOut)) => {
-            Outcome::TimedOut { message: "it was not started".to_owned() }
+            Outcome::TimedOut { message: "it was not started".to_owned(), result: None }
         }
     }
 }
@@ -72,14 +74,21 @@ pub(super) fn name(attempt: &Attempt, suffix: &str) -> String {
     format!("{}.{}{suffix}", attempt.action.id, attempt.action.status.attempt)
 }
 
-/// Starts a program and follows it to its end.
+/// Starts a program and follows it to its end. `settings` follow the action on its standard input.
 ///
 /// # Errors
 ///
 /// It was not started.
-pub(super) async fn start(exec: &Exec, argv: &[String], suffix: &str, attempt: &Attempt) -> io::Result<End> {
+pub(super) async fn start(
+    exec: &Exec,
+    argv: &[String],
+    suffix: &str,
+    attempt: &Attempt,
+    settings: &[u8],
+) -> io::Result<End> {
     let name = name(attempt, suffix);
-    let input = input::json(&attempt.action)?;
+    let mut input = input::json(&attempt.action)?;
+    input.extend_from_slice(settings);
     let order = order(exec, argv, &name, attempt, suffix.is_empty(), input.len())?;
     let action = &attempt.action.body;
     let description =

@@ -27,8 +27,8 @@ use nix::unistd::{User, getgrouplist};
 use tokio::sync::watch;
 
 use super::registry::Surroundings;
-use super::{Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
-use crate::action::{Action, JsonText, Outcome, ProbeAnswer, Program, Recovery, Step};
+use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
+use crate::action::{Action, JsonText, LockKey, Outcome, ProbeAnswer, Program, Recovery, Step};
 use crate::runner::keeper::words::UserIds;
 use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
@@ -42,8 +42,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a program gets by contract and cannot be configured.
 const RESERVED_PREFIX: &str = "ACTIOND_";
 
+pub(super) use self::end::{HOLD, TRY_AGAIN};
+
 /// The handler, with its settings checked.
 pub struct Exec {
+    /// For people, instead of the program's own name.
+    title: Option<&'static str>,
     program: Vec<String>,
     probe: Option<Vec<String>>,
     env: Vec<(String, String)>,
@@ -70,6 +74,7 @@ impl Exec {
     ) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         let mut exec = Self {
+            title: None,
             program: Vec::new(),
             probe: None,
             env: Vec::new(),
@@ -123,10 +128,17 @@ impl Exec {
         if problems.is_empty() { Ok(exec) } else { Err(problems) }
     }
 
+    /// As it is called before people.
+    #[must_use]
+    pub(super) fn named(self, title: &'static str) -> Self {
+        Self { title: Some(title), ..self }
+    }
+
     /// What takes up attempts whose handler is not configured any more: it starts nothing.
     #[must_use]
     pub fn only_adopting(around: &Surroundings) -> Self {
         Self {
+            title: None,
             program: Vec::new(),
             probe: None,
             env: Vec::new(),
@@ -147,6 +159,9 @@ impl Exec {
 
     /// The program's own name, for people.
     fn name(&self) -> &str {
+        if let Some(title) = self.title {
+            return title;
+        }
         let path = self.program.first().map_or("its program", String::as_str);
         Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
     }
@@ -170,14 +185,17 @@ impl Exec {
         common.chain(configured).chain(own).chain(keeper).collect()
     }
 
-    async fn outcome(&self, attempt: &Attempt) -> Outcome {
+    /// Runs the program. `settings` follow the action on its standard input.
+    pub(super) async fn outcome(&self, attempt: &Attempt, settings: &[u8]) -> Outcome {
         let ended = if self.is_direct(&attempt.action) {
             match direct::run(self, &self.program, attempt).await {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => kept::run(self, attempt).await,
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    kept::run(self, attempt, settings).await
+                }
                 ended => ended.map(|ended| end::outcome(self, ended)),
             }
         } else {
-            kept::run(self, attempt).await
+            kept::run(self, attempt, settings).await
         };
         ended.unwrap_or_else(|error| {
             // One in words says what could not be done, the kernel's only why.
@@ -192,7 +210,7 @@ impl Exec {
     async fn ask(&self, argv: &[String], attempt: &Attempt) -> ProbeAnswer {
         // Each with a name of its own: the keeper of the one before may still be removing what is its.
         let suffix = format!(".probe-{:08x}", fastrand::u32(..));
-        let asked = kept::start(self, argv, &suffix, attempt).await;
+        let asked = kept::start(self, argv, &suffix, attempt, b"").await;
         // Nobody but this needs to know how it ended.
         if let Some(afterwards) = attempt.take_afterwards() {
             afterwards();
@@ -272,8 +290,8 @@ fn duration(value: &toml::Value) -> Result<Duration, String> {
 
 impl Handler for Exec {
     /// Any metadata: what it means is the program's business.
-    fn validate(&self, _metadata: &JsonText) -> Result<(), InvalidMetadata> {
-        Ok(())
+    fn validate(&self, _asked: &Asked<'_>) -> Result<Vec<LockKey>, InvalidMetadata> {
+        Ok(Vec::new())
     }
 
     fn in_process(&self) -> bool {
@@ -281,7 +299,7 @@ impl Handler for Exec {
     }
 
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(self.outcome(attempt))
+        Box::pin(self.outcome(attempt, b""))
     }
 
     /// Also under the policies that `adopt = false` does not go with.

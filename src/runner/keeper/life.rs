@@ -377,6 +377,9 @@ impl Life {
                     self.peers.tell(HEARD);
                     continue;
                 }
+                Ok(Word::WhyStopped) if heard.rights.is_program => {
+                    Answer::Value(self.stopped.map(|why| why.as_str().to_owned()))
+                }
                 Ok(word) if heard.rights.is_program => self.memory.take(word),
                 Ok(_) => Answer::NotAllowed,
             };

@@ -85,6 +85,8 @@ impl Memory {
             }
             Word::Result { json } => self.result_of(&json).map(|()| Answer::Ok),
             Word::Redact { value } => self.secrets.add(&value).map(|()| Answer::Ok),
+            // Known to who hears it.
+            Word::WhyStopped => Ok(Answer::Value(None)),
             Word::Go | Word::Follow | Word::Recorded | Word::Stop { .. } => {
                 Err("is the daemon's to say".to_owned())
             }

@@ -149,6 +149,18 @@ pub(crate) enum StopWhy {
     Signal,
 }
 
+impl StopWhy {
+    /// The word that stands for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::TimeOut => "time_out",
+            Self::Daemon => "daemon",
+            Self::Signal => "signal",
+        }
+    }
+}
+
 /// One line to a keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "word", rename_all = "snake_case")]
@@ -190,6 +202,8 @@ pub(crate) enum Word {
     Result {
         json: String,
     },
+    /// Asks why the program is told to end; answered by the word of a [`StopWhy`], or none.
+    WhyStopped,
     /// Keeps a value out of everything that is written from now on.
     Redact {
         value: String,

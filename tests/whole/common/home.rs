@@ -60,6 +60,12 @@ impl Home {
 
     /// Writes the configuration: `store` are further keys of `[store]`, `rest` whole tables.
     pub fn configure(self, store: &str, rest: &str) -> Self {
+        self.rewrite(store, rest);
+        self
+    }
+
+    /// As [`Self::configure`], for the next start.
+    pub fn rewrite(&self, store: &str, rest: &str) {
         let queue =
             if rest.contains("[[queue]]") { "" } else { "[[queue]]\nname = \"default\"\nconcurrency = 8\n" };
         let text = format!(
@@ -68,7 +74,6 @@ impl Home {
             self.socket().display(),
         );
         fs::write(self.config(), text).expect("the configuration");
-        self
     }
 
     /// The configuration with nothing but these tables.

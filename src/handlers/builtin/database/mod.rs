@@ -1,0 +1,93 @@
+//! Databases and their users on PostgreSQL and MariaDB.
+//!
+//! Statements go over the server's Unix socket as the user of the target. A server goes on with a statement whose client is
+//! gone, so nothing is looked at before no session of an earlier attempt is left ([`postgres::Session::alone`]).
+
+mod create;
+mod names;
+mod postgres;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::create::DatabaseCreate;
+pub(super) use self::postgres::Postgresql;
+use super::Failure;
+use super::kind::Around;
+use super::run::Run;
+use crate::handlers::targets::{Choice, Target};
+
+/// The engines of databases.
+pub(super) const ENGINES: &[&str] = &["postgresql", "mariadb"];
+
+/// Which server program it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Engine {
+    Postgresql,
+    /// "mysql" means the same.
+    #[serde(alias = "mysql")]
+    Mariadb,
+}
+
+impl Engine {
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Postgresql => "PostgreSQL",
+            Self::Mariadb => "MariaDB",
+        }
+    }
+
+    /// The engine of a target of this family.
+    fn of(target: &Target) -> Result<Self, String> {
+        match target.engine.as_str() {
+            "postgresql" => Ok(Self::Postgresql),
+            "mariadb" => Ok(Self::Mariadb),
+            other => Err(format!("{other} is no engine of databases")),
+        }
+    }
+}
+
+/// What to do if it is already there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum IfExists {
+    /// Fail.
+    #[default]
+    Fail,
+    /// Succeed, and leave it as it is.
+    Ok,
+}
+
+const fn wanted(engine: Option<Engine>) -> &'static [&'static str] {
+    match engine {
+        Some(Engine::Postgresql) => &["postgresql"],
+        Some(Engine::Mariadb) => &["mariadb"],
+        None => ENGINES,
+    }
+}
+
+/// The target that is meant, at submission.
+fn target_of<'a>(
+    around: &Around<'a>,
+    engine: Option<Engine>,
+    server: Option<&'a str>,
+) -> Result<&'a Target, String> {
+    around.targets.choose(Choice {
+        engines: wanted(engine),
+        name: around.common.target.as_deref(),
+        server,
+        resource_id: around.resource_id,
+    })
+}
+
+/// The target that is meant, and its engine, when it is carried out.
+fn chosen<'a>(
+    run: &'a Run,
+    engine: Option<Engine>,
+    server: Option<&str>,
+) -> Result<(&'a Target, Engine), Failure> {
+    let target = run.target(wanted(engine), server)?;
+    let engine = Engine::of(target).map_err(|problem| Failure::permanent("target", problem))?;
+    Ok((target, engine))
+}

@@ -1,0 +1,155 @@
+//! PostgreSQL: its target, a session with it, and what its errors mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::super::Failure;
+use super::super::run::Run;
+use crate::handlers::targets::Target;
+
+/// Longest wait for a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the statements of an earlier attempt to come to their end.
+const ALONE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// `[targets.NAME]` with `engine = "postgresql"`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Postgresql {
+    /// Directory of the server's Unix socket.
+    pub(super) socket: PathBuf,
+    /// Part of the socket's name.
+    #[serde(default = "port")]
+    pub(super) port: u16,
+    /// Role to log in as, by peer authentication.
+    pub(super) user: String,
+    /// Database to log in to.
+    #[serde(default = "maintenance")]
+    pub(super) database: String,
+    /// Extensions that may be asked for.
+    #[serde(default)]
+    pub(super) extensions: Vec<String>,
+    /// Names of databases and users may be any that the server takes, not only plain ones.
+    #[serde(default)]
+    pub(super) any_names: bool,
+}
+
+fn port() -> u16 {
+    5432
+}
+
+fn maintenance() -> String {
+    "postgres".to_owned()
+}
+
+/// A connection of this attempt.
+pub(super) struct Session {
+    pub(super) client: Client,
+}
+
+impl Session {
+    /// Logs in to a database of the target, or to its maintenance database.
+    ///
+    /// # Errors
+    ///
+    /// Transient, if the server cannot be reached or takes nobody yet.
+    pub(super) async fn open(run: &Run, target: &Target, database: Option<&str>) -> Result<Self, Failure> {
+        let settings: Postgresql =
+            target.settings().map_err(|problem| Failure::permanent("target", problem))?;
+        let mut config = Config::new();
+        config
+            .host_path(&settings.socket)
+            .port(settings.port)
+            .user(&settings.user)
+            .dbname(database.unwrap_or(&settings.database))
+            .application_name(application(run.id))
+            .connect_timeout(CONNECT_PATIENCE);
+        let what = format!("cannot connect to {} ({})", target.name, settings.socket.display());
+        let (client, connection) = config.connect(NoTls).await.map_err(|error| failure(&what, &error))?;
+        // Ends with the client; what it has to say the client says too.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { client })
+    }
+
+    /// Returns when no other session of this action does anything: what an earlier attempt has begun goes on in the server
+    /// without it, and is not to be overtaken.
+    ///
+    /// # Errors
+    ///
+    /// It goes on for too long; transient.
+    pub(super) async fn alone(&self, run: &Run) -> Result<(), Failure> {
+        const OTHERS: &str =
+            "select count(*) from pg_stat_activity where application_name = $1 and pid <> pg_backend_pid()";
+        let application = application(run.id);
+        let is_alone = run.wait_for(ALONE_PATIENCE, async || {
+            let row = self.client.query_one(OTHERS, &[&application]).await;
+            let others: i64 =
+                row.map_err(|error| failure("cannot look for sessions of earlier attempts", &error))?.get(0);
+            Ok((others == 0).then_some(()))
+        });
+        match is_alone.await? {
+            Some(()) => Ok(()),
+            None => {
+                Err(Failure::transient("busy", "a statement of an earlier attempt still runs in the server"))
+            }
+        }
+    }
+
+    /// Carries out a statement that has no parameters.
+    ///
+    /// # Errors
+    ///
+    /// The server's, with `what` in front.
+    pub(super) async fn execute(&self, what: &str, statement: &str) -> Result<(), Failure> {
+        // Not as a prepared statement: several kinds cannot be, or not within the transaction that this would make.
+        self.client.batch_execute(statement).await.map_err(|error| failure(what, &error))
+    }
+}
+
+fn application(id: u64) -> String {
+    format!("actiond-{id}")
+}
+
+/// A literal as it stands in a statement (`standard_conforming_strings`, on since 9.1).
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// What an error of the server or of the way to it means (PostgreSQL 15, appendix A).
+pub(super) fn failure(what: &str, error: &tokio_postgres::Error) -> Failure {
+    let Some(answer) = error.as_db_error() else {
+        let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        return Failure::transient("unreachable", format!("{what}: {why}"));
+    };
+    let told = format!("{what}: {}", answer.message());
+    let state = answer.code();
+    let class = state.code().get(..2).unwrap_or_default();
+    let is_transient = matches!(class, "08" | "40" | "53" | "57" | "58");
+    let failure = if is_transient {
+        Failure::transient("unavailable", told)
+    } else {
+        let code = match state {
+            state if *state == SqlState::DUPLICATE_DATABASE || *state == SqlState::DUPLICATE_OBJECT => {
+                "exists"
+            }
+            state if *state == SqlState::OBJECT_IN_USE => "in_use",
+            state if *state == SqlState::INSUFFICIENT_PRIVILEGE => "not_allowed",
+            state if *state == SqlState::UNDEFINED_OBJECT || *state == SqlState::INVALID_CATALOG_NAME => {
+                "not_found"
+            }
+            _ if class == "28" => "not_allowed",
+            _ => "sql",
+        };
+        Failure::permanent(code, told)
+    };
+    let failure = failure.with("sqlstate", state.code());
+    match answer.hint() {
+        Some(hint) => failure.with("hint", hint),
+        None => failure,
+    }
+}

@@ -1,0 +1,156 @@
+//! Built-in handlers: `use = "builtin"` carries out the action types of the user's document against the real components.
+//!
+//! The daemon's side of them is here: it judges metadata at submission and starts a process for each attempt
+//! (`process`), as `exec` starts a program; adoption, cancel, logs and limits are the same. What a type does is in the
+//! file of its family, which has a line in `ALL` for each of its types.
+//!
+//! Recovery is always `resume`, unless the configuration says otherwise: see `run`.
+
+mod breakpoint;
+mod database;
+mod failure;
+mod kind;
+mod page;
+mod process;
+mod run;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use self::failure::Failure;
+use self::kind::{Entry, entry};
+pub use self::page::{page, pages};
+use self::process::Settings;
+pub use self::process::main;
+use super::exec::Exec;
+use super::registry::Surroundings;
+use super::targets::{Targets, read_settings};
+use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata};
+use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
+
+/// Every type that is built in: a line each.
+static ALL: &[Entry] = &[entry::<database::DatabaseCreate>()];
+
+/// Every engine of targets, with what judges its settings.
+static ENGINES: &[(&str, Judge)] = &[("postgresql", judged::<database::Postgresql>)];
+
+type Judge = fn(&Map<String, Value>) -> Result<(), String>;
+
+fn judged<T: DeserializeOwned>(settings: &Map<String, Value>) -> Result<(), String> {
+    read_settings::<T>(settings).map(drop)
+}
+
+/// What recovery does with an interrupted attempt of a built-in handler.
+pub(super) const RECOVERY: Recovery = Recovery::Resume;
+
+/// Between SIGTERM and SIGKILL, unless configured: to take back what was done takes longer than to die.
+const KILL_GRACE: &str = "1m";
+
+/// The type of that name, if it is built in.
+fn find(action: &str) -> Option<&'static Entry> {
+    ALL.iter().find(|entry| entry.action == action)
+}
+
+/// Judges the settings of a target.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub(crate) fn judge_target(engine: &str, settings: &Map<String, Value>) -> Result<(), String> {
+    let Some((_, judge)) = ENGINES.iter().find(|(name, _)| *name == engine) else {
+        let known: Vec<&str> = ENGINES.iter().map(|(name, _)| *name).collect();
+        return Err(format!("engine = {engine:?} is none; there are {}", known.join(", ")));
+    };
+    judge(settings)
+}
+
+/// The handler `builtin`.
+pub struct Builtin {
+    /// Starts its processes.
+    exec: Exec,
+    targets: Targets,
+    around: Surroundings,
+}
+
+impl Builtin {
+    /// Reads the handler's own keys of its `[[handler]]` table: `targets`, `env`, `kill_grace`, `user`, `unit`.
+    ///
+    /// # Errors
+    ///
+    /// One sentence per problem, each naming the key.
+    pub fn new(action: &str, own: &toml::Table, around: &Surroundings) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        if action != super::registry::ANY && find(action).is_none() {
+            let known: Vec<&str> = ALL.iter().map(|entry| entry.action).collect();
+            problems.push(format!("{action:?} is not built in; built in are {}", known.join(", ")));
+        }
+        let mut own = own.clone();
+        let targets = match own.remove("targets").map(toml::Value::try_into::<Vec<String>>) {
+            None => Ok(around.targets.clone()),
+            Some(Ok(names)) => around.targets.only(&names),
+            Some(Err(_)) => Err("must be a list of names of targets".to_owned()),
+        };
+        let targets =
+            targets.map_err(|problem| problems.push(format!("targets {problem}"))).unwrap_or_default();
+        for key in ["program", "probe", "cwd", "adopt"] {
+            if own.remove(key).is_some() {
+                problems.push(format!("{key} is not a key of builtin"));
+            }
+        }
+        let argv = [around.binary.to_string_lossy().into_owned(), "handle".to_owned()];
+        own.insert("program".to_owned(), argv.to_vec().into());
+        own.entry("kill_grace").or_insert_with(|| KILL_GRACE.into());
+        match Exec::new(&own, None, around) {
+            Ok(exec) if problems.is_empty() => {
+                Ok(Self { exec: exec.named("the handler"), targets, around: around.clone() })
+            }
+            Ok(_) => Err(problems),
+            Err(found) => {
+                problems.extend(found);
+                Err(problems)
+            }
+        }
+    }
+
+    /// What follows the action on the process's standard input.
+    fn settings(&self, action: &Action) -> Vec<u8> {
+        let settings = Settings {
+            targets: self.targets.clone(),
+            secrets_dir: self.around.secrets_dir.clone(),
+            is_retried: action.status.tries_used + 1 < action.body.retry.attempts,
+        };
+        let mut line = serde_json::to_vec(&settings).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+impl Handler for Builtin {
+    fn validate(&self, asked: &Asked<'_>) -> Result<Vec<LockKey>, InvalidMetadata> {
+        let Some(entry) = find(asked.action) else {
+            return Err(InvalidMetadata(format!("{} is not built in", asked.action)));
+        };
+        let locks = (entry.check)(asked, &self.targets).map_err(InvalidMetadata)?;
+        Ok(locks.iter().map(|lock| LockKey::named(lock)).collect())
+    }
+
+    fn in_process(&self) -> bool {
+        false
+    }
+
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move { self.exec.outcome(attempt, &self.settings(&attempt.action)).await })
+    }
+
+    fn outlives_daemon(&self, action: &Action) -> bool {
+        self.exec.outlives_daemon(action)
+    }
+
+    fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        self.exec.adopt(attempt)
+    }
+
+    fn probe<'a>(&'a self, _action: &'a Action, _mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {
+        Box::pin(async { ProbeAnswer::Unknown })
+    }
+}

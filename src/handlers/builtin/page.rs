@@ -1,0 +1,71 @@
+//! What there is to know of each built-in type, from the types that read its metadata: for people, programs and README.
+
+use serde_json::{Map, Value, json};
+
+use super::kind::Entry;
+use super::{ALL, RECOVERY};
+use crate::action::action_type;
+
+/// The page of that type, if it is built in.
+#[must_use]
+pub fn page(action: &str) -> Option<Value> {
+    super::find(action).map(of)
+}
+
+/// The pages of all that is built in.
+pub fn pages() -> impl Iterator<Item = Value> {
+    ALL.iter().map(of)
+}
+
+fn of(entry: &Entry) -> Value {
+    let page = entry.page;
+    let result: Map<String, Value> = page
+        .result
+        .iter()
+        .chain(COMMON_RESULT)
+        .map(|(key, means)| ((*key).to_owned(), (*means).into()))
+        .collect();
+    json!({
+        "action": entry.action,
+        "operation": action_type(entry.action).map(|kind| kind.operation),
+        "does": page.does,
+        "engines": page.engines,
+        "metadata": (entry.schema)(),
+        "result": result,
+        "policy": RECOVERY.as_str(),
+        "recovery": page.recovery,
+        "undo": page.undo,
+        "rights": page.rights,
+    })
+}
+
+/// Fields of every result.
+const COMMON_RESULT: &[(&str, &str)] = &[
+    ("changed", "false if everything was already as asked"),
+    ("attempts", "how many attempts it took"),
+    ("recovered", "whether an attempt went on where an earlier one was"),
+    ("duration_ms", "how long the last attempt took, in milliseconds"),
+    ("steps", "its steps: name, status (done or begun), ms"),
+    ("warnings", "what whoever asked should know"),
+    ("error", "on failure: code (a word for programs), message, and what else is known"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_and_every_page_says_what_it_is() {
+        for page in pages() {
+            let action = page["action"].as_str().unwrap();
+            let schema = &page["metadata"];
+            assert_eq!(schema["additionalProperties"], false, "{action}");
+            for (name, property) in schema["properties"].as_object().unwrap() {
+                assert!(property["description"].is_string(), "{action} {name}: {property}");
+            }
+            for key in ["does", "recovery", "undo", "rights"] {
+                assert!(page[key].as_str().is_some_and(|text| text.ends_with('.')), "{action} {key}");
+            }
+        }
+    }
+}

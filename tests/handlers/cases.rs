@@ -1,0 +1,287 @@
+//! What is tried with every subject.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::common::{Daemon, Home, spec, until, with};
+use crate::subject::Subject;
+use crate::table::Table;
+
+type Case = fn(&Stage<'_>);
+
+/// In their order; each has a column.
+pub const CASES: &[(&str, Case)] = &[
+    ("success", success),
+    ("already", already),
+    ("dry_run", dry_run),
+    ("refused", refused),
+    ("down", down),
+    ("dies", dies),
+    ("timeout", timeout),
+    ("cancel", cancel),
+    ("daemon_killed", daemon_killed),
+    ("all_killed", all_killed),
+];
+
+/// Where a step can be stopped: its intent is durable; its effect is there; its result is durable.
+const PLACES: [&str; 3] = ["intent", "acted", "done"];
+
+/// A subject and a home for daemons that can carry it out.
+pub struct Stage<'a> {
+    subject: &'a dyn Subject,
+    home: Home,
+}
+
+/// Tries everything with a subject.
+pub fn run(subject: &dyn Subject, table: &Mutex<Table>) {
+    for (case, try_it) in CASES {
+        let since = Instant::now();
+        let tried = catch_unwind(AssertUnwindSafe(|| try_it(&Stage::new(subject))));
+        let ended = tried.map(|()| since.elapsed()).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+        });
+        table.lock().expect("the table").enter(&subject.name(), case, ended);
+    }
+}
+
+impl<'a> Stage<'a> {
+    fn new(subject: &'a dyn Subject) -> Self {
+        let home = Home::new();
+        fs::create_dir(home.path("breakpoints")).expect("a directory");
+        let stage = Self { subject, home };
+        stage.configure(1);
+        stage
+    }
+
+    fn configure(&self, attempts: u32) {
+        let breakpoints = self.home.path("breakpoints");
+        let handler = format!(
+            "[[handler]]\naction = \"{}\"\nuse = \"builtin\"\nenv = {{ STEP_BREAKPOINTS = \"{}\" }}\n\
+             retry = {{ attempts = {attempts}, backoff = \"100ms\", backoff_max = \"200ms\" }}\n{}",
+            self.subject.action(),
+            breakpoints.display(),
+            self.subject.tables()
+        );
+        self.home.rewrite("", &handler);
+    }
+
+    fn spec(&self, metadata: &Value) -> Value {
+        with(spec(self.subject.action(), 7), "metadata", metadata.clone())
+    }
+
+    fn breakpoint(&self, step: &str, place: &str, what: &str) {
+        fs::write(self.home.path("breakpoints").join(format!("{step}.{place}")), what).expect("a breakpoint");
+    }
+
+    fn reached(&self, step: &str, place: &str) -> PathBuf {
+        self.home.path("breakpoints").join(format!("{step}.{place}.reached"))
+    }
+
+    fn await_reached(&self, daemon: &Daemon<'_>, id: u64, step: &str, place: &str) {
+        until(&format!("{step}.{place}"), || {
+            let action = daemon.action(id);
+            assert!(action["finished_at"].is_null(), "it ended before {step}.{place}: {action}");
+            self.reached(step, place).exists().then_some(())
+        });
+    }
+
+    fn release(&self, step: &str, place: &str) {
+        fs::remove_file(self.reached(step, place)).expect("a breakpoint that is reached");
+    }
+
+    /// Its steps, as a success has them.
+    fn steps(&self) -> Vec<String> {
+        let daemon = Daemon::start(&self.home);
+        let metadata = self.subject.prepare();
+        let action = daemon.finished(daemon.accepted(&self.spec(&metadata)));
+        assert_eq!(action["state"], "succeeded", "{action}");
+        let steps = action["finished_result"]["steps"].as_array().expect("steps");
+        let names: Vec<String> =
+            steps.iter().map(|step| step["name"].as_str().expect("a name").to_owned()).collect();
+        assert!(!names.is_empty(), "no step: {action}");
+        names
+    }
+}
+
+fn code(action: &Value) -> &str {
+    action["finished_result"]["error"]["code"].as_str().unwrap_or_default()
+}
+
+fn success(stage: &Stage<'_>) {
+    let daemon = Daemon::start(&stage.home);
+    let metadata = stage.subject.prepare();
+    let action = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
+    assert_eq!(action["state"], "succeeded", "{action}");
+    assert_eq!(action["finished_result"]["changed"], true, "{action}");
+    assert_eq!(action["finished_result"]["recovered"], false, "{action}");
+    stage.subject.assert_done(&metadata, &action);
+}
+
+fn already(stage: &Stage<'_>) {
+    let daemon = Daemon::start(&stage.home);
+    let metadata = stage.subject.prepare();
+    let first = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
+    assert_eq!(first["state"], "succeeded", "{first}");
+    let again = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
+    if let Some(expected) = stage.subject.again() {
+        assert_eq!((&again["state"], code(&again)), (&json!("failed"), expected), "{again}");
+    } else {
+        assert_eq!(again["state"], "succeeded", "{again}");
+        assert_eq!(again["finished_result"]["changed"], false, "{again}");
+    }
+    stage.subject.assert_done(&metadata, &first);
+}
+
+fn dry_run(stage: &Stage<'_>) {
+    let daemon = Daemon::start(&stage.home);
+    let metadata = stage.subject.prepare();
+    let action = daemon.finished(daemon.accepted(&stage.spec(&with(metadata.clone(), "dry_run", true))));
+    assert_eq!(action["state"], "succeeded", "{action}");
+    let result = &action["finished_result"];
+    assert_eq!((&result["changed"], &result["dry_run"]), (&json!(false), &json!(true)), "{action}");
+    assert!(result["plan"].as_array().is_some_and(|plan| !plan.is_empty()), "{action}");
+    stage.subject.assert_undone(&metadata, &action);
+}
+
+fn refused(stage: &Stage<'_>) {
+    let daemon = Daemon::start(&stage.home);
+    let mut all = stage.subject.refused();
+    let good = stage.subject.prepare();
+    all.push((with(good.clone(), "no_such_key", 1), "no_such_key"));
+    all.push((with(good.clone(), "password", "x"), "password"));
+    all.push((with(good.clone(), "timeout_s", 0), "timeout_s"));
+    all.push((with(good, "target", "nowhere"), "nowhere"));
+    for (metadata, word) in all {
+        let answer = daemon.submit(&stage.spec(&metadata));
+        assert!((400..500).contains(&answer.status), "{metadata}: {} {}", answer.status, answer.text());
+        assert!(answer.text().contains(word), "{metadata}: no {word:?} in {}", answer.text());
+    }
+    assert_eq!(daemon.get("/v1/actions")["actions"], json!([]), "something was queued");
+}
+
+fn down(stage: &Stage<'_>) {
+    let daemon = Daemon::start(&stage.home);
+    let metadata = stage.subject.prepare();
+    stage.subject.take_down();
+    let action = catch_unwind(AssertUnwindSafe(|| daemon.finished(daemon.accepted(&stage.spec(&metadata)))));
+    stage.subject.bring_up();
+    let action = action.expect("an end");
+    assert_eq!((&action["state"], code(&action)), (&json!("failed"), stage.subject.down_code()), "{action}");
+    stage.subject.assert_undone(&metadata, &action);
+}
+
+/// The component crashes at each step; once it is back, another try goes on.
+fn dies(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        stage.configure(1_000);
+        let daemon = Daemon::start(&stage.home);
+        let metadata = stage.subject.prepare();
+        stage.breakpoint(&step, "intent", "wait");
+        let id = daemon.accepted(&stage.spec(&metadata));
+        stage.await_reached(&daemon, id, &step, "intent");
+        stage.subject.take_down();
+        let tried = catch_unwind(AssertUnwindSafe(|| {
+            stage.release(&step, "intent");
+            until("another try, or an end", || {
+                let action = daemon.action(id);
+                (action["attempt"].as_u64() > Some(1) || !action["finished_at"].is_null()).then_some(())
+            });
+        }));
+        stage.subject.bring_up();
+        tried.expect("another try");
+        let action = daemon.finished(id);
+        assert_eq!(action["state"], "succeeded", "at {step}: {action}");
+        stage.subject.assert_done(&metadata, &action);
+    }
+}
+
+fn timeout(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        let daemon = Daemon::start(&stage.home);
+        let metadata = stage.subject.prepare();
+        stage.breakpoint(&step, "acted", "wait");
+        let id = daemon.accepted(&stage.spec(&with(metadata.clone(), "timeout_s", 1)));
+        let action = daemon.finished(id);
+        assert_eq!((&action["state"], code(&action)), (&json!("failed"), "timeout"), "at {step}: {action}");
+        if !stage.subject.keeps_effect() {
+            stage.subject.assert_undone(&metadata, &action);
+        }
+        let _ = fs::remove_file(stage.reached(&step, "acted"));
+    }
+}
+
+/// At each place of each step.
+fn cancel(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        let daemon = Daemon::start(&stage.home);
+        for place in PLACES {
+            let metadata = stage.subject.prepare();
+            stage.breakpoint(&step, place, "wait");
+            let id = daemon.accepted(&stage.spec(&metadata));
+            stage.await_reached(&daemon, id, &step, place);
+            let answer = daemon.command(id, "cancel");
+            assert!(answer.status < 300, "{}", answer.text());
+            let action = daemon.finished(id);
+            assert_eq!(
+                (&action["state"], code(&action)),
+                (&json!("cancelled"), "cancelled"),
+                "{step}.{place}: {action}"
+            );
+            if !stage.subject.keeps_effect() {
+                stage.subject.assert_undone(&metadata, &action);
+            }
+            stage.release(&step, place);
+        }
+    }
+}
+
+/// The daemon is killed at each place of each step: the handler goes on, and the next daemon takes it up.
+fn daemon_killed(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        for place in PLACES {
+            let mut daemon = Daemon::start(&stage.home);
+            let metadata = stage.subject.prepare();
+            stage.breakpoint(&step, place, "wait");
+            let id = daemon.accepted(&stage.spec(&metadata));
+            stage.await_reached(&daemon, id, &step, place);
+            daemon = daemon.crash();
+            stage.release(&step, place);
+            let action = daemon.finished(id);
+            assert_eq!(action["state"], "succeeded", "{step}.{place}: {action}");
+            assert_eq!(action["attempt"], 1, "it did not go on: {step}.{place}: {action}");
+            stage.subject.assert_done(&metadata, &action);
+        }
+    }
+}
+
+/// Daemon, keeper and handler are killed at each place of each step, as by a loss of power.
+fn all_killed(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        for place in PLACES {
+            let mut daemon = Daemon::start(&stage.home);
+            let metadata = stage.subject.prepare();
+            stage.breakpoint(&step, place, "wait");
+            let id = daemon.accepted(&stage.spec(&metadata));
+            stage.await_reached(&daemon, id, &step, place);
+            daemon.kill9();
+            stage.home.kill_programs();
+            stage.release(&step, place);
+            daemon = Daemon::start(&stage.home);
+            if let Some(reason) = stage.subject.held_at(&step, place) {
+                let action = daemon.in_state(id, "held");
+                assert!(action["reason"].as_str().is_some_and(|told| told.contains(reason)), "{action}");
+                continue;
+            }
+            let action = daemon.finished(id);
+            assert_eq!(action["state"], "succeeded", "{step}.{place}: {action}");
+            assert_eq!(action["finished_result"]["recovered"], true, "{step}.{place}: {action}");
+            stage.subject.assert_done(&metadata, &action);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Every built-in action type through the socket of the real daemon, against the real component.
+//!
+//! Each type on each engine is a [`Subject`]: how to make the world ready, what to ask for, and what the world has to look
+//! like afterwards. What is tried with it is the same for all ([`cases`]), and a table at the end names type by case.
+//! Nothing is skipped: a component that cannot be started fails the run.
+//!
+//! `cargo test --features crash-points --test handlers [-- WORD...]` runs all, or the subjects with a word in their name.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test, although it has a harness of its own"
+)]
+
+#[path = "../whole/common/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "made for the tests of the whole")]
+mod common;
+
+mod cases;
+mod databases;
+mod servers;
+mod subject;
+mod table;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use subject::Subject;
+use table::Table;
+
+/// Families run beside each other, each against servers of its own; what it starts it stops.
+const FAMILIES: &[(&str, Each)] = &[("databases", databases::each)];
+
+/// Gives each subject of a family to what tries it.
+type Each = fn(&mut dyn FnMut(&dyn Subject));
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let table = Mutex::new(Table::default());
+    std::thread::scope(|scope| {
+        for (family, each) in FAMILIES {
+            let (words, table) = (&words, &table);
+            let run = move || {
+                each(&mut |subject| {
+                    let name = subject.name();
+                    if words.is_empty()
+                        || words.iter().any(|word| name.contains(word.as_str()) || word == family)
+                    {
+                        cases::run(subject, table);
+                    }
+                });
+            };
+            std::thread::Builder::new()
+                .name((*family).to_owned())
+                .spawn_scoped(scope, run)
+                .expect("a thread");
+        }
+    });
+    table.into_inner().expect("the table").conclude()
+}
