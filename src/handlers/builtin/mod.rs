@@ -142,6 +142,10 @@ impl Handler for Builtin {
         Box::pin(async move { self.exec.outcome(attempt, &self.settings(&attempt.action)).await })
     }
 
+    fn is_gated(&self, action: &Action) -> bool {
+        self.exec.is_gated(action)
+    }
+
     fn outlives_daemon(&self, action: &Action) -> bool {
         self.exec.outlives_daemon(action)
     }
