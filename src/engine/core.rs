@@ -26,6 +26,7 @@ use super::reboot::{Host, Reboot};
 use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
+use super::worker::Task;
 use super::{Settings, Shared, unpoison, worker};
 use crate::action::{Action, ActionId, Body, Claim, Event, State, Timestamp};
 use crate::crash_point::crash_point;
@@ -63,6 +64,7 @@ pub(super) enum After {
     Start(Arc<Action>, Arc<dyn Handler>),
     /// An attempt that an earlier run left.
     Adopt(Arc<Action>, Arc<dyn Handler>),
+    Undo(Arc<Action>, Arc<dyn Handler>),
     Probe(Arc<Action>, Arc<dyn Handler>),
     Changed(Change),
 }
@@ -271,9 +273,10 @@ impl Core {
                 After::Do(effect) => effect(),
                 After::Start(action, handler) => {
                     crash_point("attempt_claimed");
-                    worker::spawn(self, &action, handler, false);
+                    worker::spawn(self, &action, handler, Task::Run);
                 }
-                After::Adopt(action, handler) => worker::spawn(self, &action, handler, true),
+                After::Adopt(action, handler) => worker::spawn(self, &action, handler, Task::Adopt),
+                After::Undo(action, handler) => worker::spawn(self, &action, handler, Task::Undo),
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
             }

@@ -310,13 +310,19 @@ impl Core {
                 self.change(action, Event::Rebooted, |status| status.reason.clear())?;
             }
             // A daemon that stops leaves the claim as it is, and its next start asks.
-            Decision::Probe if self.scheduler.is_draining() => {}
+            Decision::Probe | Decision::Undo if self.scheduler.is_draining() => {}
             Decision::Probe => {
                 let route = self.registry.find(&action.body.action, &action.body.resource_type);
                 if let Some(handler) = route.map(|route| std::sync::Arc::clone(&route.handler)) {
                     self.after.push(After::Probe(std::sync::Arc::new(action), handler));
                 } else {
                     self.hold(now, action, super::recovery::NO_HANDLER)?;
+                }
+            }
+            Decision::Undo => {
+                let route = self.registry.find(&action.body.action, &action.body.resource_type);
+                if let Some(handler) = route.map(|route| std::sync::Arc::clone(&route.handler)) {
+                    self.after.push(After::Undo(std::sync::Arc::new(action), handler));
                 }
             }
             // Perhaps asked for already; but the host is still here.

@@ -41,6 +41,8 @@ pub(super) enum Decision {
     Hold(String),
     TimeOut,
     CancelDone,
+    /// Have its handler take back what it has done; then it is cancelled.
+    Undo,
     /// The reboot it asked for has happened.
     Rebooted,
     /// The reboot it asked for is still to come.
@@ -65,6 +67,8 @@ pub(super) struct Facts<'a> {
     pub starts: u64,
     pub deadline_over: bool,
     pub has_handler: bool,
+    /// Its handler takes back what a cancelled attempt has done.
+    pub undoes: bool,
 }
 
 /// The policy of a start. Earlier rules outrank later ones: while something of an attempt is alive, nobody
@@ -80,6 +84,7 @@ pub(super) fn decide(facts: Facts<'_>) -> Decision {
         ));
     }
     match facts.state {
+        State::Cancelling if facts.undoes && facts.deaths < DEATHS_MAX => return Decision::Undo,
         State::Cancelling => return Decision::CancelDone,
         State::Rebooting if facts.rebooted => return Decision::Rebooted,
         State::Rebooting if facts.starts >= STARTS_MAX => {
@@ -144,6 +149,7 @@ impl Decision {
             Self::Hold(_) => "held",
             Self::TimeOut => "timed_out",
             Self::CancelDone => "cancelled",
+            Self::Undo => "undone",
             Self::Rebooted => "rebooted",
             Self::Wait => "rebooting",
         }
@@ -195,6 +201,7 @@ impl Core {
                 held = count("held"),
                 timed_out = count("timed_out"),
                 cancelled = count("cancelled"),
+                undone = count("undone"),
                 rebooted = count("rebooted"),
                 rebooting = count("rebooting"),
                 "attempts of an earlier run taken up or recovered"
@@ -220,6 +227,7 @@ impl Core {
         survivors: &'a HashMap<ActionId, String>,
     ) -> Facts<'a> {
         let claim = action.status.claim.as_ref();
+        let route = self.registry.find(&action.body.action, &action.body.resource_type);
         Facts {
             state: action.status.state,
             policy: action.body.recovery,
@@ -229,7 +237,8 @@ impl Core {
             rebooted: claim.is_some_and(|claim| claim.boot_id != self.boot_id),
             starts: claim.map_or(0, |claim| self.incarnation.saturating_sub(claim.incarnation)),
             deadline_over: action.body.deadline.is_some_and(|deadline| deadline <= now),
-            has_handler: self.registry.find(&action.body.action, &action.body.resource_type).is_some(),
+            has_handler: route.is_some(),
+            undoes: route.is_some_and(|route| route.handler.undoes(action)),
         }
     }
 
@@ -270,6 +279,7 @@ mod tests {
         starts: 1,
         deadline_over: false,
         has_handler: true,
+        undoes: false,
     };
 
     fn words(facts: Facts<'static>) -> Vec<&'static str> {
@@ -301,6 +311,8 @@ mod tests {
     #[test]
     fn cancelled_attempt_is_done_with_and_a_reboot_is_awaited() {
         assert_eq!(words(Facts { state: State::Cancelling, deaths: 3, ..FACTS }), ["cancelled"; 5]);
+        assert_eq!(words(Facts { state: State::Cancelling, undoes: true, ..FACTS }), ["undone"; 5]);
+        assert_eq!(words(Facts { undoes: true, ..FACTS }), words(FACTS));
         assert_eq!(words(Facts { state: State::Rebooting, ..FACTS }), ["rebooting"; 5]);
         assert_eq!(
             words(Facts { state: State::Rebooting, rebooted: true, starts: 9, ..FACTS }),
@@ -325,7 +337,7 @@ mod tests {
                             Decision::TimeOut => Event::TimeOut,
                             Decision::CancelDone => Event::CancelDone,
                             Decision::Rebooted => Event::Rebooted,
-                            Decision::Probe | Decision::Wait => continue,
+                            Decision::Probe | Decision::Wait | Decision::Undo => continue,
                         };
                         assert!(state.apply(event).is_ok(), "{facts:?}");
                     }

@@ -28,6 +28,8 @@ use crate::runner::leftovers::mark;
 
 /// Longest time for a probe; then its answer is "unknown".
 const PROBE_MAX: Duration = Duration::from_secs(60);
+/// Longest time to take something back; then its handler is told to stop.
+const UNDO_MAX: Duration = Duration::from_secs(3_600);
 
 /// Tells an attempt to stop. The first reason stands.
 pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason) {
@@ -40,11 +42,22 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
     });
 }
 
-/// Starts the attempt that `action` was claimed for, or takes it up if an earlier run of the daemon has started it.
-pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>, is_adopted: bool) {
+/// What there is to do about an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Run,
+    /// Take it up: an earlier run of the daemon has started it.
+    Adopt,
+    /// Take back what it has done: it was being cancelled, and is gone.
+    Undo,
+}
+
+/// Starts what there is to do about the attempt that `action` was claimed for.
+pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>, task: Task) {
     let (id, number) = (action.id, action.status.attempt);
     // That it is cancelled was told to the daemon that has died.
-    let first = (action.status.state == State::Cancelling).then_some(StopReason::Cancel);
+    let is_stopped = action.status.state == State::Cancelling && task != Task::Undo;
+    let first = is_stopped.then_some(StopReason::Cancel);
     let (stop, stopped) = watch::channel(first);
     let live = Live {
         attempt: number,
@@ -68,12 +81,16 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
         Arc::<EnginePort>::clone(&port),
         stopped,
     );
-    let limit = time_limit(action, (core.clock)());
+    let limit = if task == Task::Undo { UNDO_MAX } else { time_limit(action, (core.clock)()) };
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
         let outcome = {
             let work = AssertUnwindSafe(async {
-                if is_adopted { handler.adopt(&attempt).await } else { handler.run(&attempt).await }
+                match task {
+                    Task::Run => handler.run(&attempt).await,
+                    Task::Adopt => handler.adopt(&attempt).await,
+                    Task::Undo => handler.undo(&attempt).await,
+                }
             });
             let work = work.catch_unwind();
             let work: BoxFuture<'_, _> = if handler.in_process() {

@@ -18,7 +18,7 @@ pub mod noop;
 pub mod registry;
 pub mod targets;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -98,6 +98,18 @@ pub trait Handler: Send + Sync {
         Box::pin(async { Outcome::Interrupted })
     }
 
+    /// Whether an interrupted attempt at a cancelled action, of which nothing is alive, may have done something that
+    /// `undo` takes back.
+    fn undoes(&self, _action: &Action) -> bool {
+        false
+    }
+
+    /// Takes back what an attempt at a cancelled action has done. It is not told to stop meanwhile, and how it ends is how
+    /// the action ends.
+    fn undo<'a>(&'a self, _attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(async { Outcome::Cancelled { message: String::new(), result: None } })
+    }
+
     /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
     /// of that attempt is alive; so what it starts carries the attempt's `mark`, and is ended like an attempt's own
     /// programs if the daemon dies meanwhile.
@@ -117,6 +129,28 @@ pub trait Port: Send + Sync {
 
     /// Returns when the program's identity is durable; only then may it get its go.
     fn program_started(&self, program: Program) -> BoxFuture<'_, Result<(), NotRecorded>>;
+}
+
+/// The port of a program beside an attempt's own.
+struct Beside(Arc<dyn Port>);
+
+impl Port for Beside {
+    fn progress(&self, percent: u8, message: &str) {
+        self.0.progress(percent, message);
+    }
+
+    fn checkpoint(&self, checkpoint: JsonText) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        self.0.checkpoint(checkpoint)
+    }
+
+    fn steps(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        self.0.steps(steps)
+    }
+
+    /// The claim goes on to name the attempt's own: by it that is found, and this one by its mark.
+    fn program_started(&self, _program: Program) -> BoxFuture<'_, Result<(), NotRecorded>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// What is done once what became of an attempt is durable. Must not block: the engine does it.
@@ -146,6 +180,21 @@ impl Attempt {
         stop: watch::Receiver<Option<StopReason>>,
     ) -> Self {
         Self { action, log, mark, port, stop, afterwards: Mutex::default() }
+    }
+
+    /// The same attempt for another program than its own, which is over: that one is never told to stop, and who it is is not
+    /// recorded.
+    #[must_use]
+    pub(crate) fn beside(&self, action: Arc<Action>) -> Self {
+        static NEVER: LazyLock<watch::Sender<Option<StopReason>>> = LazyLock::new(|| watch::channel(None).0);
+        Self {
+            action,
+            log: self.log.clone(),
+            mark: self.mark.clone(),
+            port: Arc::new(Beside(Arc::clone(&self.port))),
+            stop: NEVER.subscribe(),
+            afterwards: Mutex::default(),
+        }
     }
 
     /// Shows how far the attempt is, 0 to 100. Not durable.

@@ -91,7 +91,8 @@ pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey
     survey
 }
 
-fn stated(place: &AttemptPlace) -> Stated {
+/// What the program of an attempt had stated, whose keeper is gone. Blocks.
+pub(crate) fn stated(place: &AttemptPlace) -> Stated {
     let mut stated = Stated::default();
     let statements = StatementReader::new(&place.statements()).read().unwrap_or_else(|error| {
         tracing::warn!(path = %place.prefix().display(), %error, "cannot read what a program stated");

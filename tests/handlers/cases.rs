@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Daemon, Home, spec, until, with};
+use crate::common::{Daemon, Home, processes_of, spec, until, with};
+use crate::servers::signal;
 use crate::subject::Subject;
 use crate::table::Table;
 
@@ -26,6 +28,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("cancel", cancel),
     ("daemon_killed", daemon_killed),
     ("all_killed", all_killed),
+    ("undo_killed", undo_killed),
 ];
 
 /// Where a step can be stopped: its intent is durable; its effect is there; its result is durable.
@@ -93,6 +96,15 @@ impl<'a> Stage<'a> {
 
     fn release(&self, step: &str, place: &str) {
         fs::remove_file(self.reached(step, place)).expect("a breakpoint that is reached");
+    }
+
+    /// The pid of the handler that runs.
+    fn handler(&self) -> u32 {
+        let all = processes_of(&self.home, std::process::id());
+        let handlers: Vec<&String> =
+            all.iter().filter(|process| process.trim_end().ends_with(" handle")).collect();
+        assert_eq!(handlers.len(), 1, "{all:?}");
+        handlers[0].split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
     /// Its steps, as a success has them.
@@ -282,6 +294,45 @@ fn all_killed(stage: &Stage<'_>) {
             assert_eq!(action["state"], "succeeded", "{step}.{place}: {action}");
             assert_eq!(action["finished_result"]["recovered"], true, "{step}.{place}: {action}");
             stage.subject.assert_done(&metadata, &action);
+        }
+    }
+}
+
+/// What a cancelled action has done is taken back although its handler is killed: with the daemon, as by a loss of power, or
+/// without it.
+fn undo_killed(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        for place in ["intent", "acted"] {
+            for with_daemon in [true, false] {
+                let mut daemon = Daemon::start(&stage.home);
+                let metadata = stage.subject.prepare();
+                stage.breakpoint(&step, place, "wait");
+                let id = daemon.accepted(&stage.spec(&metadata));
+                stage.await_reached(&daemon, id, &step, place);
+                // So it cannot take anything back before it is killed.
+                signal(stage.handler(), Signal::STOP);
+                assert!(daemon.command(id, "cancel").status < 300);
+                daemon.in_state(id, "cancelling");
+                if with_daemon {
+                    daemon.kill9();
+                    stage.home.kill_programs();
+                    stage.release(&step, place);
+                    daemon = Daemon::start(&stage.home);
+                } else {
+                    stage.home.kill_keepers();
+                    stage.release(&step, place);
+                }
+                let action = daemon.finished(id);
+                let found = (&action["state"], code(&action));
+                assert_eq!(
+                    found,
+                    (&json!("cancelled"), "cancelled"),
+                    "{step}.{place} {with_daemon}: {action}"
+                );
+                if !stage.subject.keeps_effect() {
+                    stage.subject.assert_undone(&metadata, &action);
+                }
+            }
         }
     }
 }

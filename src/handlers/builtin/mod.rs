@@ -20,8 +20,8 @@ use serde_json::{Map, Value};
 use self::failure::Failure;
 use self::kind::{Entry, entry};
 pub use self::page::{page, pages};
-use self::process::Settings;
 pub use self::process::main;
+use self::process::{Settings, Undo};
 use super::exec::Exec;
 use super::registry::Surroundings;
 use super::targets::{Targets, read_settings};
@@ -113,8 +113,9 @@ impl Builtin {
     }
 
     /// What follows the action on the process's standard input.
-    fn settings(&self, action: &Action) -> Vec<u8> {
+    fn settings(&self, action: &Action, undo: Option<Undo>) -> Vec<u8> {
         let settings = Settings {
+            undo,
             targets: self.targets.clone(),
             secrets_dir: self.around.secrets_dir.clone(),
             is_retried: action.status.tries_used + 1 < action.body.retry.attempts,
@@ -122,6 +123,32 @@ impl Builtin {
         let mut line = serde_json::to_vec(&settings).unwrap_or_default();
         line.push(b'\n');
         line
+    }
+
+    /// The end of an attempt whose process had to be killed before it could take back what it had done: another one does.
+    async fn undone(&self, attempt: &Attempt, outcome: Outcome) -> Outcome {
+        let is_final = attempt.action.status.tries_used + 1 >= attempt.action.body.retry.attempts;
+        // A process that came to its end says how that was.
+        match outcome {
+            Outcome::Cancelled { result: None, .. } => self.undo_for(attempt, Undo::Cancelled).await,
+            Outcome::TimedOut { result: None, .. } if is_final => {
+                self.undo_for(attempt, Undo::OutOfTime).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn undo_for(&self, attempt: &Attempt, why: Undo) -> Outcome {
+        let settings = self.settings(&attempt.action, Some(why));
+        match (why, self.exec.run_beside(attempt, "undo", &settings).await) {
+            (Undo::Cancelled, Outcome::Failed { message, result, .. }) => {
+                Outcome::Cancelled { message, result }
+            }
+            (Undo::OutOfTime, Outcome::Failed { message, result, .. }) => {
+                Outcome::TimedOut { message, result }
+            }
+            (_, outcome) => outcome,
+        }
     }
 }
 
@@ -139,7 +166,10 @@ impl Handler for Builtin {
     }
 
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move { self.exec.outcome(attempt, &self.settings(&attempt.action)).await })
+        Box::pin(async move {
+            let outcome = self.exec.outcome(attempt, &self.settings(&attempt.action, None)).await;
+            self.undone(attempt, outcome).await
+        })
     }
 
     fn is_gated(&self, action: &Action) -> bool {
@@ -151,7 +181,15 @@ impl Handler for Builtin {
     }
 
     fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        self.exec.adopt(attempt)
+        Box::pin(async move { self.undone(attempt, self.exec.adopt(attempt).await).await })
+    }
+
+    fn undoes(&self, action: &Action) -> bool {
+        !action.status.steps.is_empty()
+    }
+
+    fn undo<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.undo_for(attempt, Undo::Cancelled))
     }
 
     fn probe<'a>(&'a self, _action: &'a Action, _mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {

@@ -45,6 +45,26 @@ pub(crate) struct Settings {
     pub(crate) secrets_dir: PathBuf,
     /// The retry policy has a try left after this one.
     pub(crate) is_retried: bool,
+    /// Nothing is to be done any more, only taken back.
+    #[serde(default)]
+    pub(crate) undo: Option<Undo>,
+}
+
+/// Why an attempt whose process is gone is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Undo {
+    Cancelled,
+    OutOfTime,
+}
+
+impl Undo {
+    fn failure(self) -> Failure {
+        match self {
+            Self::Cancelled => Failure::permanent("cancelled", "it was cancelled"),
+            Self::OutOfTime => Failure::permanent("timeout", "its timeout or deadline was over"),
+        }
+    }
 }
 
 /// The action as a program gets it: what of it is needed here.
@@ -116,7 +136,7 @@ fn start() -> io::Result<End> {
     let mut line =
         || lines.next().ok_or_else(|| io::Error::other("standard input is no action and its settings"));
     let given: Given = serde_json::from_str(line()?)?;
-    let Settings { targets, secrets_dir, is_retried } = serde_json::from_str(line()?)?;
+    let Settings { targets, secrets_dir, is_retried, undo } = serde_json::from_str(line()?)?;
     let entry = super::find(&given.action)
         .ok_or_else(|| io::Error::other(format!("this binary has no handler for {}", given.action)))?;
     let metadata = given.metadata;
@@ -133,8 +153,10 @@ fn start() -> io::Result<End> {
         mouth: Box::new(Keeper),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime
-        .block_on(carry_out(&Attempt { entry, metadata: Value::Object(own), run, is_retried }, told_to_end)))
+    Ok(runtime.block_on(carry_out(
+        &Attempt { entry, metadata: Value::Object(own), run, is_retried, undo },
+        told_to_end,
+    )))
 }
 
 /// The steps of earlier attempts. What is begun has an intent: it was written first.
@@ -167,6 +189,7 @@ struct Attempt {
     metadata: Value,
     run: Run,
     is_retried: bool,
+    undo: Option<Undo>,
 }
 
 /// Why `execute` did not come to an end by itself.
@@ -187,6 +210,9 @@ async fn carry_out(attempt: &Attempt, told_to_end: UnixStream) -> End {
         Ok(Some(undo)) => return attempt.undo(&Failure::from_json(&undo.intent), began).await,
         Ok(None) => {}
         Err(failure) => return attempt.fail(&failure, began),
+    }
+    if let Some(why) = attempt.undo {
+        return attempt.undo(&why.failure(), began).await;
     }
     let executed = tokio::select! {
         executed = (attempt.entry.execute)(attempt.metadata.clone(), run) => executed,
@@ -251,9 +277,9 @@ impl Attempt {
                 let why = self.run.why_stopped();
                 let is = |stop: StopWhy| why.as_deref() == Some(stop.as_str());
                 if is(StopWhy::Cancel) {
-                    Failure::permanent("cancelled", "it was cancelled")
+                    Undo::Cancelled.failure()
                 } else if is(StopWhy::TimeOut) && !self.is_retried {
-                    Failure::permanent("timeout", "its timeout or deadline was over")
+                    Undo::OutOfTime.failure()
                 } else {
                     self.run.log("told to end; the next attempt goes on from here");
                     return End::TryAgain;

@@ -29,6 +29,8 @@ use tokio::sync::watch;
 use super::registry::Surroundings;
 use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata, NotRecorded, Port, StopReason};
 use crate::action::{Action, JsonText, LockKey, Outcome, ProbeAnswer, Program, Recovery, Step};
+use crate::runner::adoption::stated;
+use crate::runner::keeper::place::AttemptPlace;
 use crate::runner::keeper::words::UserIds;
 use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
@@ -205,6 +207,30 @@ impl Exec {
                 if is_in_words { error.to_string() } else { format!("cannot start {path}: {error}") };
             Outcome::Failed { message, result: None, retryable: is_shortage(&error) }
         })
+    }
+
+    /// Runs the program once more for an attempt whose own run is over. It ends with the daemon.
+    pub(super) async fn run_beside(&self, of: &Attempt, what: &str, settings: &[u8]) -> Outcome {
+        let place = AttemptPlace::of(&self.around.attempts_dir, &kept::name(of, ""));
+        let stated = tokio::task::spawn_blocking(move || stated(&place)).await.unwrap_or_default();
+        let mut action = Action::clone(&of.action);
+        action.status.steps = stated.steps.unwrap_or(action.status.steps);
+        action.status.checkpoint = stated.checkpoint.or(action.status.checkpoint);
+        let attempt = of.beside(Arc::new(action));
+        // Each with a name of its own: the keeper of the one before may still be removing what is its.
+        let suffix = format!(".{what}-{:08x}", fastrand::u32(..));
+        let ended = kept::start(self, &self.program, &suffix, &attempt, settings).await;
+        if let Some(afterwards) = attempt.take_afterwards() {
+            afterwards();
+        }
+        match ended {
+            Ok(kept::End::Ended(ended)) => end::outcome(self, *ended),
+            Ok(_) => Outcome::Lost { message: format!("the {what} was ended with its keeper") },
+            Err(error) => {
+                let message = format!("the {what} cannot be started: {error}");
+                Outcome::Failed { message, result: None, retryable: false }
+            }
+        }
     }
 
     async fn ask(&self, argv: &[String], attempt: &Attempt) -> ProbeAnswer {

@@ -20,10 +20,15 @@ impl Process {
 
     /// Sends a signal and waits for its end.
     pub fn end(&mut self, signal: Signal) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        let _ = kill_process(pid, signal);
+        self::signal(self.0.id(), signal);
         let _ = self.0.wait();
     }
+}
+
+/// Sends a signal; who is gone does not get it.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    let _ = kill_process(pid, signal);
 }
 
 impl Drop for Process {
