@@ -32,7 +32,8 @@ use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 static ALL: &[Entry] = &[entry::<database::DatabaseCreate>()];
 
 /// Every engine of targets, with what judges its settings.
-static ENGINES: &[(&str, Judge)] = &[("postgresql", judged::<database::Postgresql>)];
+static ENGINES: &[(&str, Judge)] =
+    &[("postgresql", judged::<database::Postgresql>), ("mariadb", judged::<database::Mariadb>)];
 
 type Judge = fn(&Map<String, Value>) -> Result<(), String>;
 

@@ -3,16 +3,19 @@
 //! A database carries the mark of the action that made it (`actiond:ID`, as its comment): only such a one is ever taken
 //! back, and only while nobody has made a table in it.
 
+mod mariadb;
+mod postgres;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::names::{self, Of, quoted};
-use super::postgres::{self, Postgresql, Session, literal};
-use super::{Engine, IfExists, chosen, target_of};
+use super::{Engine, IfExists, any_names, chosen, target_of};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::kind::{Around, Done, Kind, Page};
 use crate::handlers::builtin::run::{Found, Run};
+use crate::handlers::targets::Target;
 
 const CREATE: &str = "create";
 
@@ -29,7 +32,7 @@ pub(in super::super) struct Params {
     server: Option<String>,
     /// PostgreSQL: the role that owns it; it must exist. Else the target's user.
     owner: Option<String>,
-    /// PostgreSQL: the encoding.
+    /// Its encoding; MariaDB: its character set, where UTF8 means utf8mb4.
     #[serde(default = "utf8")]
     encoding: String,
     /// PostgreSQL: `LC_COLLATE` and `LC_CTYPE`; MariaDB: the collation. Else the server's own.
@@ -63,6 +66,43 @@ struct Database {
     size_bytes: i64,
 }
 
+/// How a database stands that was not there when this action looked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Absent,
+    /// Made by this action.
+    Own,
+    /// There is no proof of that.
+    Foreign,
+}
+
+/// A session with a server, and what differs from server to server.
+trait Server: Sized {
+    const ENGINE: Engine;
+
+    async fn open(run: &Run, target: &Target) -> Result<Self, Failure>;
+
+    /// Returns when nothing that an earlier attempt has begun goes on any more.
+    async fn alone(&self, run: &Run) -> Result<(), Failure>;
+
+    async fn execute(&self, what: &str, statement: &str) -> Result<(), Failure>;
+
+    /// What creates it.
+    fn statement(params: &Params, id: u64) -> String;
+
+    async fn standing(&self, name: &str, id: u64) -> Result<Standing, Failure>;
+
+    /// The steps after its creation.
+    async fn finish(&self, params: &Params, run: &Run, target: &Target) -> Result<(), Failure>;
+
+    /// Whether anybody has made a table in it.
+    async fn has_tables(&self, run: &Run, target: &Target, name: &str) -> Result<bool, Failure>;
+
+    async fn drop(&self, name: &str) -> Result<(), Failure>;
+
+    async fn look(&self, name: &str) -> Result<Database, Failure>;
+}
+
 impl Kind for DatabaseCreate {
     const ACTION: &'static str = "database_create";
     const PAGE: Page = Page {
@@ -78,7 +118,7 @@ impl Kind for DatabaseCreate {
             ("changed", "false if it existed already"),
         ],
         recovery: "Goes on. Whether it existed is durable before it is created: one that exists now and did not then was made \
-                   by this action.",
+                   by this action. On MariaDB it also has to have the mark, or a person decides.",
         undo: "Drops the database if this action made it and it has no table yet.",
         rights: "PostgreSQL: CREATEDB, and membership in the owner's role. MariaDB: CREATE and DROP on *.*.",
     };
@@ -87,90 +127,29 @@ impl Kind for DatabaseCreate {
     fn check(params: &Params, around: &Around<'_>) -> Result<Vec<String>, String> {
         let target = target_of(around, params.engine, params.server.as_deref())?;
         let engine = Engine::of(target)?;
-        if engine == Engine::Mariadb {
-            return Err("engine: MariaDB cannot be done yet".to_owned());
-        }
-        let settings: Postgresql = target.settings()?;
-        names::check(&params.database, Of::Database, engine, settings.any_names)
+        names::check(&params.database, Of::Database, engine, any_names(target, engine)?)
             .map_err(|problem| format!("database {problem}"))?;
-        if let Some(owner) = &params.owner {
-            names::check(owner, Of::User, engine, settings.any_names)
-                .map_err(|problem| format!("owner {problem}"))?;
-        }
-        if let Some(extension) =
-            params.extensions.iter().find(|extension| !settings.extensions.contains(extension))
-        {
-            return Err(format!("extensions: {extension:?} is none that the target {} allows", target.name));
+        match engine {
+            Engine::Postgresql => postgres::check(params, target)?,
+            Engine::Mariadb => mariadb::check(params)?,
         }
         Ok(vec![format!("database:{}:{}", target.name, params.database)])
     }
 
     async fn plan(params: &Params, run: &Run) -> Result<Vec<Value>, Failure> {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
-        let session = Session::open(run, target, None).await?;
-        if exists(&session, &params.database).await? {
-            refuse_existing(params)?;
-            return Ok(Vec::new());
+        match engine {
+            Engine::Postgresql => plan_on::<super::postgres::Session>(params, run, target).await,
+            Engine::Mariadb => plan_on::<super::mariadb::Session>(params, run, target).await,
         }
-        let statement = statement(params, engine);
-        Ok(vec![json!({ "step": CREATE, "target": target.name, "statement": statement })])
     }
 
     async fn execute(params: &Params, run: &Run) -> Result<Done, Failure> {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
-        let session = Session::open(run, target, None).await?;
-        let name = params.database.as_str();
-        let before = async || {
-            let existed = exists(&session, name).await?;
-            if existed {
-                refuse_existing(params)?;
-            }
-            Ok(Before { existed })
-        };
-        let create = async |before: &Before| {
-            if before.existed {
-                return Ok(false);
-            }
-            session
-                .execute(&format!("cannot create the database {name}"), &statement(params, engine))
-                .await?;
-            Ok(true)
-        };
-        let found = async |before: &Before| {
-            session.alone(run).await?;
-            let is_there = exists(&session, name).await?;
-            Ok(if is_there { Found::Done(!before.existed) } else { Found::NotDone })
-        };
-        let created = run.step(CREATE, before, create, found).await?;
-        if created {
-            let quoted = quoted(name, engine);
-            let mark = literal(&mark(run.id));
-            run.repeatable("mark", async || {
-                session.execute("cannot mark it", &format!("COMMENT ON DATABASE {quoted} IS {mark}")).await?;
-                let close = format!("REVOKE CONNECT ON DATABASE {quoted} FROM PUBLIC");
-                session.execute("cannot close it to everybody else", &close).await
-            })
-            .await?;
-            if !params.extensions.is_empty() {
-                run.repeatable("extensions", async || {
-                    let inside = Session::open(run, target, Some(name)).await?;
-                    for extension in &params.extensions {
-                        let make =
-                            format!("CREATE EXTENSION IF NOT EXISTS {}", names::quoted(extension, engine));
-                        inside.execute(&format!("cannot make the extension {extension}"), &make).await?;
-                    }
-                    Ok(())
-                })
-                .await?;
-            }
+        match engine {
+            Engine::Postgresql => execute_on::<super::postgres::Session>(params, run, target).await,
+            Engine::Mariadb => execute_on::<super::mariadb::Session>(params, run, target).await,
         }
-        let database = look(&session, name, engine).await?;
-        let message = if created {
-            format!("created the database {name} on {}", target.name)
-        } else {
-            format!("the database {name} is on {} already", target.name)
-        };
-        Ok(Done::new(message, created, &database))
     }
 
     async fn undo(params: &Params, run: &Run) -> Result<(), Failure> {
@@ -179,26 +158,84 @@ impl Kind for DatabaseCreate {
             return Ok(());
         }
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
-        let session = Session::open(run, target, None).await?;
-        session.alone(run).await?;
-        let name = params.database.as_str();
-        if !exists(&session, name).await? {
-            return Ok(());
+        match engine {
+            Engine::Postgresql => undo_on::<super::postgres::Session>(params, run, target).await,
+            Engine::Mariadb => undo_on::<super::mariadb::Session>(params, run, target).await,
         }
-        let inside = Session::open(run, target, Some(name)).await?;
-        if has_tables(&inside).await? {
-            return Err(Failure::permanent(
-                "in_use",
-                format!("the database {name} has tables already: it is left"),
-            ));
-        }
-        drop(inside);
-        run.repeatable("undo.create", async || {
-            let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name, engine));
-            session.execute(&format!("cannot drop the database {name}"), &drop).await
-        })
-        .await
     }
+}
+
+async fn plan_on<S: Server>(params: &Params, run: &Run, target: &Target) -> Result<Vec<Value>, Failure> {
+    let session = S::open(run, target).await?;
+    if session.standing(&params.database, run.id).await? != Standing::Absent {
+        refuse_existing(params)?;
+        return Ok(Vec::new());
+    }
+    let statement = S::statement(params, run.id);
+    Ok(vec![json!({ "step": CREATE, "target": target.name, "statement": statement })])
+}
+
+async fn execute_on<S: Server>(params: &Params, run: &Run, target: &Target) -> Result<Done, Failure> {
+    let session = S::open(run, target).await?;
+    let name = params.database.as_str();
+    let before = async || {
+        let existed = session.standing(name, run.id).await? != Standing::Absent;
+        if existed {
+            refuse_existing(params)?;
+        }
+        Ok(Before { existed })
+    };
+    let create = async |before: &Before| {
+        if before.existed {
+            return Ok(false);
+        }
+        let what = format!("cannot create the database {name}");
+        session.execute(&what, &S::statement(params, run.id)).await?;
+        Ok(true)
+    };
+    let found = async |before: &Before| {
+        session.alone(run).await?;
+        Ok(match session.standing(name, run.id).await? {
+            Standing::Absent => Found::NotDone,
+            Standing::Own | Standing::Foreign if before.existed => Found::Done(false),
+            Standing::Own => Found::Done(true),
+            Standing::Foreign => {
+                Found::Unknown(format!("the database {name} is there without the mark of this action"))
+            }
+        })
+    };
+    let created = run.step(CREATE, before, create, found).await?;
+    if created {
+        session.finish(params, run, target).await?;
+    }
+    let database = session.look(name).await?;
+    let message = if created {
+        format!("created the database {name} on {}", target.name)
+    } else {
+        format!("the database {name} is on {} already", target.name)
+    };
+    Ok(Done::new(message, created, &database))
+}
+
+async fn undo_on<S: Server>(params: &Params, run: &Run, target: &Target) -> Result<(), Failure> {
+    let session = S::open(run, target).await?;
+    session.alone(run).await?;
+    let name = params.database.as_str();
+    match session.standing(name, run.id).await? {
+        Standing::Absent => return Ok(()),
+        Standing::Own => {}
+        Standing::Foreign => {
+            let told = format!("the database {name} is there without the mark of this action: it is left");
+            return Err(Failure::permanent("not_own", told));
+        }
+    }
+    if session.has_tables(run, target, name).await? {
+        return Err(Failure::permanent(
+            "in_use",
+            format!("the database {name} has tables already: it is left"),
+        ));
+    }
+    run.repeatable("undo.create", async || session.drop(name).await).await
 }
 
 fn mark(id: u64) -> String {
@@ -213,52 +250,4 @@ fn refuse_existing(params: &Params) -> Result<(), Failure> {
             Err(Failure::permanent("exists", told).with("hint", "if_exists = \"ok\" takes it as it is"))
         }
     }
-}
-
-fn statement(params: &Params, engine: Engine) -> String {
-    let mut statement = format!(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING {}",
-        quoted(&params.database, engine),
-        literal(&params.encoding)
-    );
-    if let Some(owner) = &params.owner {
-        statement = format!("{statement} OWNER {}", quoted(owner, engine));
-    }
-    if let Some(collation) = &params.collation {
-        let collation = literal(collation);
-        statement = format!("{statement} LC_COLLATE {collation} LC_CTYPE {collation}");
-    }
-    statement
-}
-
-async fn exists(session: &Session, name: &str) -> Result<bool, Failure> {
-    let row = session
-        .client
-        .query_one("select exists (select from pg_database where datname = $1)", &[&name])
-        .await;
-    row.map(|row| row.get(0)).map_err(|error| postgres::failure("cannot look for the database", &error))
-}
-
-/// Whether anybody has made a table in the database of this session.
-async fn has_tables(inside: &Session) -> Result<bool, Failure> {
-    const TABLES: &str = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relkind in ('r', 'p', 'm', 'f') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema')";
-    let row = inside.client.query_one(TABLES, &[]).await;
-    row.map(|row| row.get(0)).map_err(|error| postgres::failure("cannot look for its tables", &error))
-}
-
-async fn look(session: &Session, name: &str, engine: Engine) -> Result<Database, Failure> {
-    const LOOK: &str =
-        "select pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text, datcollate::text,
-        pg_database_size(oid) from pg_database where datname = $1";
-    let row = session.client.query_one(LOOK, &[&name]).await;
-    let row = row.map_err(|error| postgres::failure("cannot look at the database", &error))?;
-    Ok(Database {
-        name: name.to_owned(),
-        engine,
-        owner: Some(row.get(0)),
-        encoding: row.get(1),
-        collation: row.get(2),
-        size_bytes: row.get(3),
-    })
 }

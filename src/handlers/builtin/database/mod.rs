@@ -1,9 +1,11 @@
 //! Databases and their users on PostgreSQL and MariaDB.
 //!
 //! Statements go over the server's Unix socket as the user of the target. A server goes on with a statement whose client is
-//! gone, so nothing is looked at before no session of an earlier attempt is left ([`postgres::Session::alone`]).
+//! gone, so nothing is looked at before no session of an earlier attempt is left ([`postgres::Session::alone`],
+//! [`mariadb::Session::open`]).
 
 mod create;
+mod mariadb;
 mod names;
 mod postgres;
 
@@ -11,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::create::DatabaseCreate;
+pub(super) use self::mariadb::Mariadb;
 pub(super) use self::postgres::Postgresql;
 use super::Failure;
 use super::kind::Around;
@@ -90,4 +93,12 @@ fn chosen<'a>(
     let target = run.target(wanted(engine), server)?;
     let engine = Engine::of(target).map_err(|problem| Failure::permanent("target", problem))?;
     Ok((target, engine))
+}
+
+/// Whether the target takes other names than plain ones.
+fn any_names(target: &Target, engine: Engine) -> Result<bool, String> {
+    Ok(match engine {
+        Engine::Postgresql => target.settings::<Postgresql>()?.any_names,
+        Engine::Mariadb => target.settings::<Mariadb>()?.any_names,
+    })
 }

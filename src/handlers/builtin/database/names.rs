@@ -52,6 +52,9 @@ pub(super) fn check(name: &str, of: Of, engine: Engine, any: bool) -> Result<(),
     if name.chars().any(char::is_control) {
         return Err("has control characters".to_owned());
     }
+    if engine == Engine::Mariadb && name.chars().any(|letter| letter > '\u{FFFF}') {
+        return Err("has characters beyond U+FFFF, which MariaDB does not take".to_owned());
+    }
     let lower = name.to_lowercase();
     if RESERVED.contains(&lower.as_str()) || lower.starts_with("pg_") {
         return Err(format!("{name:?} is reserved"));
@@ -101,7 +104,7 @@ mod tests {
         assert!(any(&"é".repeat(32), Engine::Postgresql).is_err(), "64 bytes");
         assert_eq!(any(&"é".repeat(64), Engine::Mariadb), Ok(()));
         assert!(any(&"é".repeat(65), Engine::Mariadb).is_err());
-        for name in ["", "a\n", "mysql", "a "] {
+        for name in ["", "a\n", "mysql", "a ", "\u{1F600}"] {
             assert!(any(name, Engine::Mariadb).is_err(), "{name}");
         }
         assert!(check(&"u".repeat(33), Of::User, Engine::Mariadb, false).is_err());

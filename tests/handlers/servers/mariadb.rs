@@ -1,0 +1,87 @@
+//! MariaDB from Debian's package, as its user `mysql`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::{Process, output};
+use crate::common::until;
+
+/// A server. `root` of the operating system may log in as `root`, which has the rights that README asks for and no more;
+/// `mysql` may do all.
+pub struct Mariadb {
+    dir: TempDir,
+    server: Mutex<Option<Process>>,
+}
+
+impl Mariadb {
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("actiond-maria.").tempdir().expect("a directory");
+        output(Command::new("chown").arg("mysql:mysql").arg(dir.path()));
+        output(Command::new("chmod").arg("755").arg(dir.path()));
+        let mariadb = Self { server: Mutex::new(None), dir };
+        let mut install = Command::new("mariadb-install-db");
+        install.args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=socket"]);
+        install.args(["--skip-test-db", "--skip-name-resolve"]).arg(mariadb.data());
+        output(&mut install);
+        mariadb.bring_up();
+        mariadb.query("DROP USER root@localhost");
+        mariadb.query("CREATE USER root@localhost IDENTIFIED VIA unix_socket");
+        mariadb.query("GRANT CREATE, DROP ON *.* TO root@localhost");
+        mariadb
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// `--datadir=` with its directory.
+    fn data(&self) -> String {
+        format!("--datadir={}", self.dir.path().join("data").display())
+    }
+
+    fn as_mysql(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=mysql", "--regid=mysql", "--init-groups", program, "--no-defaults"]);
+        command.arg(format!("--socket={}", self.socket().display()));
+        command
+    }
+
+    pub fn bring_up(&self) {
+        let mut server = self.server.lock().expect("the server");
+        let mut command = self.as_mysql("mariadbd");
+        command.arg(self.data()).args(["--skip-networking", "--skip-name-resolve", "--log-bin=binlog"]);
+        command.args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--pid-file=pid"]);
+        *server = Some(Process::start(&mut command, &self.dir.path().join("log")));
+        until("MariaDB", || {
+            self.as_mysql("mariadb-admin")
+                .arg("ping")
+                .output()
+                .expect("mariadb-admin")
+                .status
+                .success()
+                .then_some(())
+        });
+    }
+
+    /// As a crash: it is killed, and recovers at the next start.
+    pub fn take_down(&self) {
+        if let Some(mut server) = self.server.lock().expect("the server").take() {
+            server.end(Signal::KILL);
+        }
+    }
+
+    /// The answer of a statement as the superuser: fields by tabs, rows by lines.
+    pub fn query(&self, statement: &str) -> String {
+        output(self.as_mysql("mariadb").args(["--batch", "--skip-column-names", "--execute", statement]))
+    }
+}
+
+impl Drop for Mariadb {
+    fn drop(&mut self) {
+        self.take_down();
+    }
+}
