@@ -29,6 +29,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("daemon_killed", daemon_killed),
     ("all_killed", all_killed),
     ("undo_killed", undo_killed),
+    ("special", special),
 ];
 
 /// Where a step can be stopped: its intent is durable; its effect is there; its result is durable.
@@ -37,7 +38,7 @@ const PLACES: [&str; 3] = ["intent", "acted", "done"];
 /// A subject and a home for daemons that can carry it out.
 pub struct Stage<'a> {
     subject: &'a dyn Subject,
-    home: Home,
+    pub home: Home,
 }
 
 /// Tries everything with a subject.
@@ -74,11 +75,11 @@ impl<'a> Stage<'a> {
         self.home.rewrite("", &handler);
     }
 
-    fn spec(&self, metadata: &Value) -> Value {
+    pub fn spec(&self, metadata: &Value) -> Value {
         with(spec(self.subject.action(), 7), "metadata", metadata.clone())
     }
 
-    fn breakpoint(&self, step: &str, place: &str, what: &str) {
+    pub fn breakpoint(&self, step: &str, place: &str, what: &str) {
         fs::write(self.home.path("breakpoints").join(format!("{step}.{place}")), what).expect("a breakpoint");
     }
 
@@ -86,7 +87,7 @@ impl<'a> Stage<'a> {
         self.home.path("breakpoints").join(format!("{step}.{place}.reached"))
     }
 
-    fn await_reached(&self, daemon: &Daemon<'_>, id: u64, step: &str, place: &str) {
+    pub fn await_reached(&self, daemon: &Daemon<'_>, id: u64, step: &str, place: &str) {
         until(&format!("{step}.{place}"), || {
             let action = daemon.action(id);
             assert!(action["finished_at"].is_null(), "it ended before {step}.{place}: {action}");
@@ -94,7 +95,7 @@ impl<'a> Stage<'a> {
         });
     }
 
-    fn release(&self, step: &str, place: &str) {
+    pub fn release(&self, step: &str, place: &str) {
         fs::remove_file(self.reached(step, place)).expect("a breakpoint that is reached");
     }
 
@@ -334,5 +335,11 @@ fn undo_killed(stage: &Stage<'_>) {
                 }
             }
         }
+    }
+}
+
+fn special(stage: &Stage<'_>) {
+    if !stage.subject.special(stage) {
+        println!("{}: nothing special", stage.subject.name());
     }
 }

@@ -21,6 +21,7 @@ mod common;
 
 mod cases;
 mod databases;
+mod deploy;
 mod mariadb;
 mod servers;
 mod subject;
@@ -33,7 +34,8 @@ use subject::Subject;
 use table::Table;
 
 /// Families run beside each other, each against servers of its own; what it starts it stops.
-const FAMILIES: &[(&str, Each)] = &[("databases", databases::each), ("mariadb", mariadb::each)];
+const FAMILIES: &[(&str, Each)] =
+    &[("databases", databases::each), ("deploy", deploy::each), ("mariadb", mariadb::each)];
 
 /// Gives each subject of a family to what tries it.
 type Each = fn(&mut dyn FnMut(&dyn Subject));

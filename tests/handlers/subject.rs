@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::cases::Stage;
+
 /// One row of the table. Whatever fails panics.
 pub trait Subject {
     /// The row's name: the action type, and the engine where there are several.
@@ -40,6 +42,11 @@ pub trait Subject {
 
     /// What a failure or a cancel leaves done on purpose, so that [`Self::assert_undone`] does not hold.
     fn keeps_effect(&self) -> bool {
+        false
+    }
+
+    /// Tries what else there is to try with it; false: there is nothing.
+    fn special(&self, _stage: &Stage<'_>) -> bool {
         false
     }
 

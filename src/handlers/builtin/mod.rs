@@ -7,7 +7,9 @@
 //! Recovery is always `resume`, unless the configuration says otherwise: see `run`.
 
 mod breakpoint;
+mod child;
 mod database;
+mod deploy;
 mod failure;
 mod kind;
 mod page;
@@ -29,11 +31,14 @@ use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata};
 use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 
 /// Every type that is built in: a line each.
-static ALL: &[Entry] = &[entry::<database::DatabaseCreate>()];
+static ALL: &[Entry] = &[entry::<deploy::Deploy>(), entry::<database::DatabaseCreate>()];
 
 /// Every engine of targets, with what judges its settings.
-static ENGINES: &[(&str, Judge)] =
-    &[("postgresql", judged::<database::Postgresql>), ("mariadb", judged::<database::Mariadb>)];
+static ENGINES: &[(&str, Judge)] = &[
+    ("app", |settings| read_settings::<deploy::App>(settings)?.check()),
+    ("postgresql", judged::<database::Postgresql>),
+    ("mariadb", judged::<database::Mariadb>),
+];
 
 type Judge = fn(&Map<String, Value>) -> Result<(), String>;
 
@@ -103,7 +108,7 @@ impl Builtin {
         own.entry("kill_grace").or_insert_with(|| KILL_GRACE.into());
         match Exec::new(&own, None, around) {
             Ok(exec) if problems.is_empty() => {
-                Ok(Self { exec: exec.named("the handler"), targets, around: around.clone() })
+                Ok(Self { exec: exec.of_ours("the handler"), targets, around: around.clone() })
             }
             Ok(_) => Err(problems),
             Err(found) => {

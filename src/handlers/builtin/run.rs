@@ -54,6 +54,7 @@ pub(crate) struct Run {
     pub(crate) secrets_dir: PathBuf,
     steps: RefCell<Vec<Step>>,
     warnings: RefCell<Vec<String>>,
+    added: RefCell<Map<String, Value>>,
     mouth: Box<dyn Mouth>,
 }
 
@@ -134,6 +135,7 @@ impl Run {
             secrets_dir,
             steps: RefCell::new(steps.into_iter().map(step).collect()),
             warnings: RefCell::default(),
+            added: RefCell::default(),
             mouth,
         }
     }
@@ -224,6 +226,11 @@ impl Run {
             _ => None,
         };
         Ok(Some(Trace { intent, result }))
+    }
+
+    /// Whether a step has begun, in whatever attempt.
+    pub(crate) fn is_begun(&self, name: &str) -> bool {
+        self.steps.borrow().iter().any(|step| step.name == name)
     }
 
     /// Whether any step has begun, so that there may be something to take back.
@@ -329,6 +336,11 @@ impl Run {
         self.warnings.borrow_mut().push(text);
     }
 
+    /// Has the result say this, whether it is one of success or of failure.
+    pub(crate) fn add_result(&self, key: &str, value: impl Into<Value>) {
+        self.added.borrow_mut().insert(key.to_owned(), value.into());
+    }
+
     /// The target that is meant.
     ///
     /// # Errors
@@ -371,7 +383,7 @@ impl Run {
             let ms = step.done_at_ms.map(|done| done.saturating_sub(step.begun_at_ms));
             json!({ "name": step.name, "status": if ms.is_some() { "done" } else { "begun" }, "ms": ms })
         };
-        let mut result = Map::new();
+        let mut result = self.added.borrow().clone();
         if let Some(changed) = changed {
             result.insert("changed".to_owned(), changed.into());
         }

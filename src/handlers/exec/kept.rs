@@ -144,6 +144,7 @@ fn order(
         checkpoint: status.checkpoint.as_ref().map(|text| serde_json::from_str(text.as_str())).transpose()?,
         steps: status.steps.iter().map(StepLine::from).collect(),
         outlives_daemon,
+        asks_program_only: exec.ends_children,
         input_bytes,
         place: place.prefix().to_owned(),
         socket,

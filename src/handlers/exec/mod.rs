@@ -50,6 +50,8 @@ pub(super) use self::end::{HOLD, TRY_AGAIN};
 pub struct Exec {
     /// For people, instead of the program's own name.
     title: Option<&'static str>,
+    /// It ends by itself what it starts, and goes on to start something when it is told to end.
+    ends_children: bool,
     program: Vec<String>,
     probe: Option<Vec<String>>,
     env: Vec<(String, String)>,
@@ -77,6 +79,7 @@ impl Exec {
         let mut problems = Vec::new();
         let mut exec = Self {
             title: None,
+            ends_children: false,
             program: Vec::new(),
             probe: None,
             env: Vec::new(),
@@ -130,10 +133,10 @@ impl Exec {
         if problems.is_empty() { Ok(exec) } else { Err(problems) }
     }
 
-    /// As it is called before people.
+    /// A program of our own, which takes back what it has done when it is told to end; `title` is for people.
     #[must_use]
-    pub(super) fn named(self, title: &'static str) -> Self {
-        Self { title: Some(title), ..self }
+    pub(super) fn of_ours(self, title: &'static str) -> Self {
+        Self { title: Some(title), ends_children: true, ..self }
     }
 
     /// What takes up attempts whose handler is not configured any more: it starts nothing.
@@ -141,6 +144,7 @@ impl Exec {
     pub fn only_adopting(around: &Surroundings) -> Self {
         Self {
             title: None,
+            ends_children: false,
             program: Vec::new(),
             probe: None,
             env: Vec::new(),

@@ -1,6 +1,7 @@
 //! Ends all of an attempt, a step at a time, so that the keeper can do other things meanwhile.
 //!
-//! SIGTERM to each process once, and SIGCONT, or a stopped one would not hear it; after the grace SIGKILL to all of them, again
+//! SIGTERM to each process once, and SIGCONT, or a stopped one would not hear it (to the program alone, if that ends by itself
+//! what it has started: `Order::asks_program_only`); after the grace SIGKILL to all of them, again
 //! and again, until nothing is alive or that is in vain ([`Kill`]).
 
 use std::collections::HashSet;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::leaf::{self, Leaf};
+use crate::action::Program;
 use crate::runner::orphans;
 use crate::runner::proc::{self, Process};
 use crate::runner::tree::{Kill, Search};
@@ -23,6 +25,8 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 pub(super) struct Ending {
     kill_at: Instant,
     asked: HashSet<(u32, u64)>,
+    /// While this one is alive nobody else is asked.
+    first: Option<Program>,
     look_at: Instant,
     pause: Duration,
     kill: Kill,
@@ -38,7 +42,7 @@ pub(super) enum Stand {
 }
 
 impl Ending {
-    pub(super) fn new(grace: Duration, leaf: Option<&Leaf>) -> Self {
+    pub(super) fn new(grace: Duration, first: Option<Program>, leaf: Option<&Leaf>) -> Self {
         leaf::comes_first();
         if let Some(leaf) = leaf {
             leaf.kill_after(grace);
@@ -47,6 +51,7 @@ impl Ending {
         Self {
             kill_at: now + grace,
             asked: HashSet::new(),
+            first,
             look_at: now,
             pause: LOOK_FIRST,
             kill: Kill::default(),
@@ -86,7 +91,8 @@ impl Ending {
             self.look_at = Instant::now() + pause;
             return Ok(Stand::GoesOn);
         }
-        for process in &alive {
+        let first = self.first.filter(|first| alive.iter().any(|process| process.program == *first));
+        for process in alive.iter().filter(|process| first.is_none_or(|first| process.program == first)) {
             if self.asked.insert((process.program.pid, process.program.start_ticks)) {
                 let _ = proc::signal_each(process.program, &[Signal::TERM, Signal::CONT]);
             }

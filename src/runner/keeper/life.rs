@@ -284,7 +284,7 @@ impl Life {
                 Ok(Some(left)) => {
                     self.say(&format!("the program has ended; ending what it left: {}", describe(&left)));
                     let grace = Duration::from_millis(self.order.kill_grace_ms);
-                    self.ending = Some(Ending::new(grace, self.leaf.as_ref()));
+                    self.ending = Some(Ending::new(grace, self.first(), self.leaf.as_ref()));
                 }
                 Err(error) => return Now::Over(Some(cannot_look(&error))),
             }
@@ -390,11 +390,16 @@ impl Life {
         }
     }
 
+    /// Who is to end before anybody else is asked to.
+    fn first(&self) -> Option<Program> {
+        self.order.asks_program_only.then_some(self.program)
+    }
+
     /// A second word does not make it longer.
     fn stop(&mut self, why: StopWhy, grace: Duration) {
         if self.stopped.is_none() {
             self.stopped = Some(why);
-            self.ending = Some(Ending::new(grace, self.leaf.as_ref()));
+            self.ending = Some(Ending::new(grace, self.first(), self.leaf.as_ref()));
         }
     }
 

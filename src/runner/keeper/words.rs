@@ -69,6 +69,9 @@ pub(crate) struct Order {
     /// Whether it goes on when the daemon is gone; else all of it is ended then.
     pub(crate) outlives_daemon: bool,
     pub(crate) input_bytes: usize,
+    /// The program hears SIGTERM alone: it ends by itself what it has started, and may have something to start yet.
+    #[serde(default)]
+    pub(crate) asks_program_only: bool,
 }
 
 impl Order {

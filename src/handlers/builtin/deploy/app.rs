@@ -1,0 +1,123 @@
+//! `[targets.NAME]` with `engine = "app"`: an application that is deployed from a git repository.
+//!
+//! ```text
+//!  DIR/repo.git            what was fetched
+//!  DIR/releases/HASH       one directory for each commit, whole or not there
+//!  DIR/releases/*.part     what is being unpacked
+//!  DIR/shared/...          what all releases share
+//!  DIR/current             a symbolic link to releases/HASH
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The application.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct App {
+    /// The repository: a path, or a URL of https or ssh.
+    pub(super) repository: String,
+    /// Its directory; absolute.
+    pub(super) dir: PathBuf,
+    /// Paths that all releases share, relative to a release; they lie in `shared`.
+    #[serde(default)]
+    pub(super) shared: Vec<String>,
+    /// Releases that stay. 2 to 50.
+    #[serde(default = "keep")]
+    pub(super) keep: u32,
+    /// What runs of it on this host, in the order in which it is restarted.
+    #[serde(default)]
+    pub(super) instances: Vec<Instance>,
+    /// A program to be run in the new release before it becomes the current one. Again after an interruption.
+    #[serde(default)]
+    pub(super) before: Vec<String>,
+    /// A program to be run in the new release when all instances are healthy. Again after an interruption.
+    #[serde(default)]
+    pub(super) after: Vec<String>,
+    /// Longest time until an instance is healthy after its restart, in seconds.
+    #[serde(default = "health_timeout_s")]
+    pub(super) health_timeout_s: u32,
+    /// How often in a row an instance has to be found healthy.
+    #[serde(default = "healthy_after")]
+    pub(super) healthy_after: u32,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Instance {
+    pub(super) name: String,
+    /// The word by which metadata means it and others (`services`); else its name.
+    pub(super) service: Option<String>,
+    /// A program that restarts it.
+    pub(super) restart: Vec<String>,
+    /// A program that exits 0 if it is healthy; none: it is believed to be.
+    #[serde(default)]
+    pub(super) health: Vec<String>,
+}
+
+fn keep() -> u32 {
+    5
+}
+
+fn health_timeout_s() -> u32 {
+    60
+}
+
+fn healthy_after() -> u32 {
+    2
+}
+
+impl App {
+    /// Judges what the types do not say.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with the key.
+    pub(in super::super) fn check(&self) -> Result<(), String> {
+        if !self.dir.is_absolute() {
+            return Err("dir must be an absolute path".to_owned());
+        }
+        if self.repository.is_empty() || self.repository.starts_with('-') {
+            return Err("repository must be a path or a URL".to_owned());
+        }
+        if !(2..=50).contains(&self.keep) {
+            return Err("keep must be 2 to 50".to_owned());
+        }
+        let is_inner = |path: &String| {
+            let mut parts = Path::new(path).components();
+            !path.is_empty() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        if let Some(path) = self.shared.iter().find(|path| !is_inner(path)) {
+            return Err(format!("shared: {path:?} is no path within a release"));
+        }
+        let programs = self.instances.iter().flat_map(|instance| [&instance.restart, &instance.health]);
+        for argv in programs.chain([&self.before, &self.after]).filter(|argv| !argv.is_empty()) {
+            if !argv.first().is_some_and(|path| path.starts_with('/')) {
+                return Err(format!("{argv:?} must begin with the absolute path of a program"));
+            }
+        }
+        if let Some(instance) = self.instances.iter().find(|instance| instance.restart.is_empty()) {
+            return Err(format!("instances: {} has no restart", instance.name));
+        }
+        Ok(())
+    }
+
+    pub(super) fn repo(&self) -> PathBuf {
+        self.dir.join("repo.git")
+    }
+
+    pub(super) fn releases(&self) -> PathBuf {
+        self.dir.join("releases")
+    }
+
+    pub(super) fn release(&self, hash: &str) -> PathBuf {
+        self.releases().join(hash)
+    }
+
+    pub(super) fn current(&self) -> PathBuf {
+        self.dir.join("current")
+    }
+}
