@@ -1,5 +1,7 @@
 //! Databases and their users.
 
+mod delete;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use crate::subject::Subject;
 pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
     let postgres = Postgres::start();
     try_it(&Create { postgres: &postgres, count: AtomicU32::new(0) });
+    try_it(&delete::Delete { postgres: &postgres, count: AtomicU32::new(0) });
 }
 
 /// `database_create` on PostgreSQL.
@@ -40,8 +43,7 @@ impl Subject for Create<'_> {
     }
 
     fn tables(&self) -> String {
-        let socket = self.postgres.socket().display();
-        format!("[targets.pg]\nengine = \"postgresql\"\nsocket = \"{socket}\"\nuser = \"actiond_admin\"\n")
+        self.postgres.target("")
     }
 
     fn prepare(&self) -> Value {

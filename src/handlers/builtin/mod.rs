@@ -31,7 +31,11 @@ use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata};
 use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 
 /// Every type that is built in: a line each.
-static ALL: &[Entry] = &[entry::<deploy::Deploy>(), entry::<database::DatabaseCreate>()];
+static ALL: &[Entry] = &[
+    entry::<deploy::Deploy>(),
+    entry::<database::DatabaseCreate>(),
+    entry::<database::DatabaseDelete>(),
+];
 
 /// Every engine of targets, with what judges its settings.
 static ENGINES: &[(&str, Judge)] = &[

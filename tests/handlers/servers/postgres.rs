@@ -10,7 +10,10 @@ use tempfile::TempDir;
 use super::{Process, output};
 use crate::common::until;
 
-/// A cluster. `root` of the operating system may log in as `actiond_admin`, which owns nothing of the server.
+/// Who is made by an action logs in with the password that was made up for it.
+const HBA: &str = "local all postgres,actiond_admin peer map=actiond\nlocal all all scram-sha-256\n";
+
+/// A cluster that logs every statement. `root` of the operating system may log in as `actiond_admin`, which owns nothing of the server.
 pub struct Postgres {
     dir: TempDir,
     bin: PathBuf,
@@ -31,19 +34,63 @@ impl Postgres {
             "--locale=C.UTF-8",
             "-N",
         ]));
-        std::fs::write(data.join("pg_hba.conf"), "local all all peer map=actiond\n").expect("pg_hba.conf");
+        std::fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf");
         let map = "actiond root actiond_admin\nactiond root postgres\nactiond postgres postgres\n";
         std::fs::write(data.join("pg_ident.conf"), map).expect("pg_ident.conf");
         let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nshared_buffers = 16MB\nfsync = off\n",
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nshared_buffers = 16MB\nfsync = off\n\
+             log_statement = all\n",
             postgres.socket().display()
         );
         std::fs::write(data.join("postgresql.auto.conf"), settings).expect("postgresql.auto.conf");
+        std::fs::create_dir(postgres.backups()).expect("a directory");
         postgres.bring_up();
         // The rights that README asks for, and no more.
         postgres.query("postgres", "create role actiond_admin login createdb createrole");
-        postgres.query("postgres", "grant pg_monitor, pg_signal_backend to actiond_admin");
+        postgres.query("postgres", "grant pg_monitor, pg_signal_backend, pg_read_all_data to actiond_admin");
         postgres
+    }
+
+    /// The target in the configuration.
+    pub fn target(&self, rest: &str) -> String {
+        let socket = self.socket().display();
+        format!(
+            "[targets.pg]\nengine = \"postgresql\"\nsocket = \"{socket}\"\nuser = \"actiond_admin\"\n\
+             backup_dir = \"{}\"\n{rest}",
+            self.backups().display()
+        )
+    }
+
+    /// Where dumps go.
+    pub fn backups(&self) -> PathBuf {
+        self.dir.path().join("backups")
+    }
+
+    /// Everything the server said.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.dir.path().join("log")).expect("the server's log");
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// A statement as that role with that password: the answer, or what psql says.
+    pub fn query_as(
+        &self,
+        role: &str,
+        password: &str,
+        database: &str,
+        statement: &str,
+    ) -> Result<String, String> {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-X", "-qAt", "-v", "ON_ERROR_STOP=1", "-U", role, "-h"]).arg(self.socket());
+        psql.args(["-d", database, "-c", statement]).env("PGPASSWORD", password);
+        let output = psql.output().expect("psql");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(out.trim_end().to_owned()) } else { Err(err.into_owned()) }
+    }
+
+    /// What a dump has of that table.
+    pub fn dumped(&self, dump: &str, table: &str) -> String {
+        output(Command::new(self.bin.join("pg_restore")).args(["--data-only", "-f", "-", "-t", table, dump]))
     }
 
     /// Directory of its socket.

@@ -5,6 +5,8 @@
 //! [`mariadb::Session::open`]).
 
 mod create;
+mod delete;
+mod dump;
 mod mariadb;
 mod names;
 mod postgres;
@@ -13,10 +15,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::create::DatabaseCreate;
+pub(super) use self::delete::DatabaseDelete;
 pub(super) use self::mariadb::Mariadb;
 pub(super) use self::postgres::Postgresql;
 use super::Failure;
-use super::kind::Around;
+use super::kind::{Around, Done};
 use super::run::Run;
 use crate::handlers::targets::{Choice, Target};
 
@@ -61,6 +64,34 @@ pub(super) enum IfExists {
     /// Succeed, and leave it as it is.
     Ok,
 }
+
+/// What to do if it is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum IfMissing {
+    /// Fail.
+    Fail,
+    /// Succeed: there is nothing to do.
+    #[default]
+    Ok,
+}
+
+impl IfMissing {
+    /// What comes of it that `told`.
+    fn judge(self, told: &str, done: impl FnOnce(&str) -> Done) -> Result<Done, Failure> {
+        match self {
+            Self::Ok => Ok(done(told)),
+            Self::Fail => Err(Failure::permanent("not_found", told)),
+        }
+    }
+}
+
+/// Of a type whose other engine has no code yet. `check` has refused it.
+fn not_yet() -> Failure {
+    Failure::permanent("refused", NOT_YET)
+}
+
+const NOT_YET: &str = "engine: MariaDB cannot be done yet";
 
 const fn wanted(engine: Option<Engine>) -> &'static [&'static str] {
     match engine {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::super::Failure;
 use super::super::run::Run;
@@ -37,6 +38,20 @@ pub(in super::super) struct Postgresql {
     /// Names of databases and users may be any that the server takes, not only plain ones.
     #[serde(default)]
     pub(super) any_names: bool,
+    /// Directory of the dumps that are made before a database is deleted.
+    pub(super) backup_dir: Option<PathBuf>,
+    /// The program that makes them.
+    #[serde(default = "pg_dump")]
+    pub(super) pg_dump: PathBuf,
+    /// Directory of the files that `password_ref` may mean with `file:`.
+    pub(super) password_dir: Option<PathBuf>,
+    /// The systemd credentials of the daemon that `password_ref` may mean with `credential:`.
+    #[serde(default)]
+    pub(super) password_credentials: Vec<String>,
+}
+
+fn pg_dump() -> PathBuf {
+    "pg_dump".into()
 }
 
 fn port() -> u16 {
@@ -100,7 +115,21 @@ impl Session {
         }
     }
 
-    /// Carries out a statement that has no parameters.
+    /// The first row of a query, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// The server's, with `what` in front.
+    pub(super) async fn row(
+        &self,
+        what: &str,
+        query: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Failure> {
+        self.client.query_opt(query, parameters).await.map_err(|error| failure(what, &error))
+    }
+
+    /// Carries out a statement that has no parameters, or several within one transaction.
     ///
     /// # Errors
     ///
@@ -111,7 +140,8 @@ impl Session {
     }
 }
 
-fn application(id: u64) -> String {
+/// The name by which the server knows the sessions of an action.
+pub(super) fn application(id: u64) -> String {
     format!("actiond-{id}")
 }
 
