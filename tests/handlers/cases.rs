@@ -58,6 +58,7 @@ impl<'a> Stage<'a> {
     fn new(subject: &'a dyn Subject) -> Self {
         let home = Home::new();
         fs::create_dir(home.path("breakpoints")).expect("a directory");
+        subject.enter(&home.path(""));
         let stage = Self { subject, home };
         stage.configure(1);
         stage

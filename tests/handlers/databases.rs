@@ -1,6 +1,7 @@
 //! Databases and their users.
 
 mod delete;
+mod users;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,13 +13,27 @@ use crate::subject::Subject;
 /// Gives each subject of this family to `try_it`.
 pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
     let postgres = Postgres::start();
-    try_it(&Create { postgres: &postgres, count: AtomicU32::new(0) });
+    for any_names in [false, true] {
+        try_it(&Create { postgres: &postgres, any_names, count: AtomicU32::new(0) });
+    }
     try_it(&delete::Delete { postgres: &postgres, count: AtomicU32::new(0) });
+    users::each(&postgres, try_it);
 }
+
+/// Names that are created exactly as they are, or not at all. With two digits the last has 63 bytes.
+const ODD: [&str; 6] = [
+    "\"; DROP DATABASE postgres; -- ",
+    "a`b\"c'd\\e",
+    "-e DROP",
+    "Grüße 日本 ",
+    "../up/",
+    "0123456789012345678901234567890123456789012345678901234567é-",
+];
 
 /// `database_create` on PostgreSQL.
 struct Create<'a> {
     postgres: &'a Postgres,
+    any_names: bool,
     count: AtomicU32,
 }
 
@@ -27,7 +42,8 @@ impl Create<'_> {
     fn look(&self, metadata: &Value) -> String {
         let name = metadata["database"].as_str().expect("a name");
         let statement = format!(
-            "select pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'"
+            "select pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') from pg_database where datname = '{}'",
+            name.replace('\'', "''")
         );
         self.postgres.query("postgres", &statement)
     }
@@ -35,7 +51,7 @@ impl Create<'_> {
 
 impl Subject for Create<'_> {
     fn name(&self) -> String {
-        "database_create (postgresql)".to_owned()
+        format!("database_create (postgresql{})", if self.any_names { ", any names" } else { "" })
     }
 
     fn action(&self) -> &'static str {
@@ -43,12 +59,13 @@ impl Subject for Create<'_> {
     }
 
     fn tables(&self) -> String {
-        self.postgres.target("")
+        self.postgres.target(&[("any_names", self.any_names.into())])
     }
 
     fn prepare(&self) -> Value {
         let count = self.count.fetch_add(1, Ordering::SeqCst);
-        json!({ "database": format!("shop_{count}"), "engine": "postgresql" })
+        let name = if self.any_names { ODD[count as usize % ODD.len()] } else { "shop_" };
+        json!({ "database": format!("{name}{count:02}"), "engine": "postgresql" })
     }
 
     fn assert_done(&self, metadata: &Value, action: &Value) {
@@ -68,18 +85,22 @@ impl Subject for Create<'_> {
 
     fn refused(&self) -> Vec<(Value, &'static str)> {
         let named = |name: &str| json!({ "database": name, "engine": "postgresql" });
-        vec![
+        let odd = ODD.iter().filter(|_| !self.any_names).map(|name| (named(name), "database"));
+        odd.chain([
             (json!({}), "database"),
             (named(""), "empty"),
-            (named("a\"b"), "database"),
-            (named("\"; DROP DATABASE postgres; --"), "database"),
-            (named("-a"), "database"),
+            (named("a\u{1}"), "control"),
+            (named("a "), "database"),
             (named(&"x".repeat(64)), "63"),
+            (named(&"x".repeat(65)), "63"),
+            (named(&"é".repeat(32)), "63"),
+            (named("pg_x"), "reserved"),
             (named("postgres"), "reserved"),
             (json!({ "database": "a", "engine": "oracle" }), "oracle"),
             (json!({ "database": "a", "engine": "mysql" }), "mariadb"),
             (json!({ "database": "a", "extensions": ["plpython3u"] }), "plpython3u"),
-        ]
+        ])
+        .collect()
     }
 
     fn take_down(&self) {

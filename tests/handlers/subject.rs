@@ -1,5 +1,7 @@
 //! What a test knows of one action type on one engine.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::cases::Stage;
@@ -13,6 +15,9 @@ pub trait Subject {
 
     /// Tables of the configuration: the targets.
     fn tables(&self) -> String;
+
+    /// What follows happens with a daemon of that home.
+    fn enter(&self, _home: &Path) {}
 
     /// Makes the world ready for one action, and gives its metadata. Each call has a world of its own: other names.
     fn prepare(&self) -> Value;

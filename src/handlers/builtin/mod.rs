@@ -32,9 +32,13 @@ use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 
 /// Every type that is built in: a line each.
 static ALL: &[Entry] = &[
+static ALL: &[Entry] = &[
     entry::<deploy::Deploy>(),
     entry::<database::DatabaseCreate>(),
     entry::<database::DatabaseDelete>(),
+    entry::<database::DatabaseUserCreate>(),
+    entry::<database::DatabaseUserDelete>(),
+];
 ];
 
 /// Every engine of targets, with what judges its settings.
@@ -128,6 +132,7 @@ impl Builtin {
             undo,
             targets: self.targets.clone(),
             secrets_dir: self.around.secrets_dir.clone(),
+            credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
             is_retried: action.status.tries_used + 1 < action.body.retry.attempts,
         };
         let mut line = serde_json::to_vec(&settings).unwrap_or_default();

@@ -43,6 +43,9 @@ use crate::runner::say::say;
 pub(crate) struct Settings {
     pub(crate) targets: Targets,
     pub(crate) secrets_dir: PathBuf,
+    /// The daemon's systemd credentials, if it has any.
+    #[serde(default)]
+    pub(crate) credentials_dir: Option<PathBuf>,
     /// The retry policy has a try left after this one.
     pub(crate) is_retried: bool,
     /// Nothing is to be done any more, only taken back.
@@ -136,7 +139,7 @@ fn start() -> io::Result<End> {
     let mut line =
         || lines.next().ok_or_else(|| io::Error::other("standard input is no action and its settings"));
     let given: Given = serde_json::from_str(line()?)?;
-    let Settings { targets, secrets_dir, is_retried, undo } = serde_json::from_str(line()?)?;
+    let Settings { targets, secrets_dir, credentials_dir, is_retried, undo } = serde_json::from_str(line()?)?;
     let entry = super::find(&given.action)
         .ok_or_else(|| io::Error::other(format!("this binary has no handler for {}", given.action)))?;
     let metadata = given.metadata;
@@ -149,6 +152,7 @@ fn start() -> io::Result<End> {
         common,
         targets,
         secrets_dir,
+        credentials_dir,
         steps: earlier(given.steps, &given.checkpoint.unwrap_or_default())?,
         mouth: Box::new(Keeper),
     });

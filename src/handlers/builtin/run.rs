@@ -52,6 +52,8 @@ pub(crate) struct Run {
     pub(crate) targets: Targets,
     /// Where passwords that are made up are kept, mode 0700.
     pub(crate) secrets_dir: PathBuf,
+    /// The daemon's systemd credentials, if it has any.
+    pub(crate) credentials_dir: Option<PathBuf>,
     steps: RefCell<Vec<Step>>,
     warnings: RefCell<Vec<String>>,
     added: RefCell<Map<String, Value>>,
@@ -114,6 +116,7 @@ pub(super) struct Parts {
     pub(super) common: Common,
     pub(super) targets: Targets,
     pub(super) secrets_dir: PathBuf,
+    pub(super) credentials_dir: Option<PathBuf>,
     pub(super) steps: Vec<Earlier>,
     pub(super) mouth: Box<dyn Mouth>,
 }
@@ -121,8 +124,18 @@ pub(super) struct Parts {
 #[allow(dead_code, reason = "handlers that are still to come need all of it")]
 impl Run {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { id, attempt, resource_type, resource_id, common, targets, secrets_dir, steps, mouth } =
-            parts;
+        let Parts {
+            id,
+            attempt,
+            resource_type,
+            resource_id,
+            common,
+            targets,
+            secrets_dir,
+            credentials_dir,
+            steps,
+            mouth,
+        } = parts;
         let step =
             |Earlier { name, begun_at_ms, done_at_ms, note }| Step { name, begun_at_ms, done_at_ms, note };
         Self {
@@ -133,6 +146,7 @@ impl Run {
             common,
             targets,
             secrets_dir,
+            credentials_dir,
             steps: RefCell::new(steps.into_iter().map(step).collect()),
             warnings: RefCell::default(),
             added: RefCell::default(),
@@ -456,6 +470,7 @@ pub(super) mod tests {
             common: Common::default(),
             targets: Targets::default(),
             secrets_dir: PathBuf::new(),
+            credentials_dir: None,
             steps: ear.steps(),
             mouth: Box::new(ear.clone()),
         })

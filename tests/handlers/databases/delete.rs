@@ -54,7 +54,7 @@ impl Subject for Delete<'_> {
     }
 
     fn tables(&self) -> String {
-        self.postgres.target("")
+        self.postgres.target(&[])
     }
 
     fn prepare(&self) -> Value {

@@ -51,14 +51,17 @@ impl Postgres {
         postgres
     }
 
-    /// The target in the configuration.
-    pub fn target(&self, rest: &str) -> String {
-        let socket = self.socket().display();
-        format!(
-            "[targets.pg]\nengine = \"postgresql\"\nsocket = \"{socket}\"\nuser = \"actiond_admin\"\n\
-             backup_dir = \"{}\"\n{rest}",
-            self.backups().display()
-        )
+    /// The targets of the example, with this server's socket and role, and with those keys.
+    pub fn target(&self, keys: &[(&str, toml::Value)]) -> String {
+        let mut example: toml::Table =
+            toml::from_str(include_str!("../../../config/examples/postgresql.toml")).expect("TOML");
+        let mut targets = example.remove("targets").expect("targets");
+        let target = targets["postgresql"].as_table_mut().expect("a table");
+        target.insert("socket".to_owned(), self.socket().display().to_string().into());
+        target.insert("user".to_owned(), "actiond_admin".into());
+        target.insert("backup_dir".to_owned(), self.backups().display().to_string().into());
+        target.extend(keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        toml::Table::from_iter([("targets".to_owned(), targets)]).to_string()
     }
 
     /// Where dumps go.

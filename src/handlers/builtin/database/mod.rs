@@ -7,9 +7,14 @@
 mod create;
 mod delete;
 mod dump;
+mod grants;
 mod mariadb;
 mod names;
+mod password;
 mod postgres;
+mod role;
+mod user_create;
+mod user_delete;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +23,8 @@ pub(super) use self::create::DatabaseCreate;
 pub(super) use self::delete::DatabaseDelete;
 pub(super) use self::mariadb::Mariadb;
 pub(super) use self::postgres::Postgresql;
+pub(super) use self::user_create::DatabaseUserCreate;
+pub(super) use self::user_delete::DatabaseUserDelete;
 use super::Failure;
 use super::kind::{Around, Done};
 use super::run::Run;
@@ -82,6 +89,32 @@ impl IfMissing {
         match self {
             Self::Ok => Ok(done(told)),
             Self::Fail => Err(Failure::permanent("not_found", told)),
+        }
+    }
+}
+
+/// What a user may do in a database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Preset {
+    /// Everything. On PostgreSQL a database that belongs to the target's user becomes its own; of a database of another role
+    /// it becomes a member of that role.
+    Owner,
+    /// Read all tables, also those that the database's owner makes later.
+    #[serde(alias = "readonly")]
+    ReadOnly,
+    /// Read and change the rows of all tables, also of those that the database's owner makes later.
+    #[default]
+    #[serde(alias = "readwrite")]
+    ReadWrite,
+}
+
+impl Preset {
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::ReadOnly => "read only",
+            Self::ReadWrite => "read and write",
         }
     }
 }

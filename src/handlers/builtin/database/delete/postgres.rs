@@ -196,9 +196,8 @@ pub(super) async fn undo(params: &Params, run: &Run, target: &Target) -> Result<
         .await?;
     } else {
         let dump = run.trace::<(), Dump>(BACKUP)?.and_then(|trace| trace.result);
-        let told = dump.map_or("there is no dump of it".to_owned(), |dump| {
-            format!("its data are in {}", dump.path)
-        });
+        let told =
+            dump.map_or("there is no dump of it".to_owned(), |dump| format!("its data are in {}", dump.path));
         run.warn(format!("the database {name} was dropped already, which cannot be taken back: {told}"));
         return Ok(());
     }
