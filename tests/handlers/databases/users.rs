@@ -119,7 +119,7 @@ impl Subject for Create<'_> {
     }
 
     fn enter(&self, home: &Path) {
-        *self.home.lock().expect("the home") = home.to_owned();
+        home.clone_into(&mut self.home.lock().expect("the home"));
     }
 
     fn tables(&self) -> String {
@@ -257,7 +257,7 @@ impl Subject for Delete<'_> {
     }
 
     fn enter(&self, home: &Path) {
-        *self.home.lock().expect("the home") = home.to_owned();
+        home.clone_into(&mut self.home.lock().expect("the home"));
     }
 
     fn tables(&self) -> String {
