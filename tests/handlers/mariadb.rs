@@ -1,5 +1,7 @@
 //! Databases and their users on MariaDB.
 
+mod users;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -13,6 +15,8 @@ pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
     for any_names in [false, true] {
         try_it(&Create { mariadb: &mariadb, any_names, count: AtomicU32::new(0) });
     }
+    try_it(&users::Create { mariadb: &mariadb, count: AtomicU32::new(0), home: std::sync::Mutex::default() });
+    try_it(&users::Delete { mariadb: &mariadb, count: AtomicU32::new(0) });
 }
 
 /// The targets of the example, with this server's socket and user.

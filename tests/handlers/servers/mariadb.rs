@@ -1,6 +1,6 @@
 //! MariaDB from Debian's package, as its user `mysql`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -9,6 +9,15 @@ use tempfile::TempDir;
 
 use super::{Process, output};
 use crate::common::until;
+
+/// The rights that the example asks for.
+const GRANTS: [&str; 3] = [
+    "GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO root@localhost",
+    "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
+     EXECUTE, CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EVENT, TRIGGER ON *.* TO root@localhost
+     WITH GRANT OPTION",
+    "GRANT SELECT ON mysql.global_priv TO root@localhost",
+];
 
 /// A server. `root` of the operating system may log in as `root`, which has the rights that README asks for and no more;
 /// `mysql` may do all.
@@ -30,8 +39,15 @@ impl Mariadb {
         mariadb.bring_up();
         mariadb.query("DROP USER root@localhost");
         mariadb.query("CREATE USER root@localhost IDENTIFIED VIA unix_socket");
-        mariadb.query("GRANT CREATE, DROP ON *.* TO root@localhost");
+        for grant in GRANTS {
+            mariadb.query(grant);
+        }
         mariadb
+    }
+
+    /// Where all that it writes is.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -55,6 +71,8 @@ impl Mariadb {
         let mut command = self.as_mysql("mariadbd");
         command.arg(self.data()).args(["--skip-networking", "--skip-name-resolve", "--log-bin=binlog"]);
         command.args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--pid-file=pid"]);
+        // It has every statement.
+        command.args(["--general-log", "--general-log-file=statements"]);
         *server = Some(Process::start(&mut command, &self.dir.path().join("log")));
         until("MariaDB", || {
             self.as_mysql("mariadb-admin")

@@ -38,6 +38,35 @@ pub(in super::super) struct Mariadb {
     /// Names of databases and users may be any that the server takes, not only plain ones.
     #[serde(default)]
     pub(super) any_names: bool,
+    /// Hosts that users may log in from, as the server has them (`localhost`, `10.0.0.7`, `%`); the first is meant where
+    /// none is said.
+    #[serde(default = "hosts")]
+    pub(super) hosts: Vec<String>,
+    /// Credentials of the daemon that may be a user's password: `password_ref = "credential:NAME"`.
+    #[serde(default)]
+    pub(super) password_credentials: Vec<String>,
+    /// Directory of files that may be a user's password: `password_ref = "file:/PATH"`.
+    pub(super) password_dir: Option<PathBuf>,
+}
+
+fn hosts() -> Vec<String> {
+    vec!["localhost".to_owned()]
+}
+
+impl Mariadb {
+    /// The host that a user logs in from.
+    ///
+    /// # Errors
+    ///
+    /// It is none that the target allows.
+    pub(super) fn host<'a>(&'a self, host: Option<&'a str>) -> Result<&'a str, String> {
+        let first = self.hosts.first().map(String::as_str);
+        let host = host.or(first).ok_or("host: the target has no hosts")?;
+        if self.hosts.iter().any(|allowed| allowed == host) {
+            return Ok(host);
+        }
+        Err(format!("host: {host:?} is none that the target allows"))
+    }
 }
 
 /// A connection of this attempt, which holds the lock of its action.
@@ -88,6 +117,17 @@ impl Session {
     /// The server's, with `what` in front.
     pub(super) async fn execute(&self, what: &str, statement: &str) -> Result<(), Failure> {
         self.0.lock().await.query_drop(statement).await.map_err(|error| failure(what, &error))
+    }
+
+    /// Carries out a statement that has no parameters; how many it was about.
+    ///
+    /// # Errors
+    ///
+    /// The server's, with `what` in front.
+    pub(super) async fn affected(&self, what: &str, statement: &str) -> Result<i64, Failure> {
+        let mut session = self.0.lock().await;
+        session.query_drop(statement).await.map_err(|error| failure(what, &error))?;
+        Ok(i64::try_from(session.affected_rows()).unwrap_or(i64::MAX))
     }
 
     /// The first row of the answer to a statement, if there is any.

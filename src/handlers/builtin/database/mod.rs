@@ -4,6 +4,7 @@
 //! gone, so nothing is looked at before no session of an earlier attempt is left ([`postgres::Session::alone`],
 //! [`mariadb::Session::open`]).
 
+mod account;
 mod create;
 mod delete;
 mod dump;

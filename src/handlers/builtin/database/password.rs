@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sha1::{Digest as _, Sha1};
 
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::run::Run;
@@ -66,6 +67,12 @@ impl Secret {
     /// What PostgreSQL keeps of it, with a salt of its own (RFC 5803).
     pub(super) fn scram_sha_256(&self) -> String {
         postgres_protocol::password::scram_sha_256(self.0.as_bytes())
+    }
+
+    /// What MariaDB keeps of it (`mysql_native_password`): of the same password always the same.
+    pub(super) fn native(&self) -> String {
+        let twice = Sha1::digest(Sha1::digest(self.0.as_bytes()));
+        twice.iter().fold("*".to_owned(), |text, byte| text + &format!("{byte:02X}"))
     }
 
     /// Keeps it out of all that is written of the action.
@@ -131,6 +138,23 @@ impl SecretFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failure("read", &error)),
         }
+    }
+
+    /// The action that made up a password of which `is_it` says so.
+    ///
+    /// # Errors
+    ///
+    /// A password cannot be read.
+    pub(super) fn made_up(run: &Run, is_it: impl Fn(&Secret) -> bool) -> Result<Option<u64>, Failure> {
+        // Without the directory there is none.
+        let Ok(files) = fs::read_dir(&run.secrets_dir) else { return Ok(None) };
+        for file in files.flatten() {
+            let Some(action) = file.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if Self::of(run, action).read()?.is_some_and(|secret| is_it(&secret)) {
+                return Ok(Some(action));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes it; whether it was there.
@@ -267,6 +291,12 @@ mod tests {
         assert!(one.0.chars().all(|letter| letter.is_ascii_alphanumeric()));
         assert_eq!(format!("{one:?}"), "***");
         assert!(one.scram_sha_256().starts_with("SCRAM-SHA-256$4096:"));
+    }
+
+    #[test]
+    fn verifier_of_mariadb_is_what_its_password_function_gives() {
+        let secret = Secret::new("hunter2".to_owned()).unwrap();
+        assert_eq!(secret.native(), "*58815970BE77B3720276F63DB198B1FA42E5CC02");
     }
 
     #[test]

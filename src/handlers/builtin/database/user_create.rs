@@ -3,6 +3,7 @@
 //! The password of the user is made up, or read from where `password_ref` says. Either way it is on disk before the user
 //! exists, the server gets a verifier of it, and the result only says where it is.
 
+mod mariadb;
 mod postgres;
 
 use std::path::Path;
@@ -25,6 +26,8 @@ pub(in super::super) struct DatabaseUserCreate;
 pub(in super::super) struct Params {
     /// Name of the user.
     username: String,
+    /// MariaDB: the host that it logs in from, of those that the target allows; else the first of them.
+    host: Option<String>,
     /// Needed where targets of both engines are configured.
     engine: Option<Engine>,
     /// The server by its name in the configuration, where there are several.
@@ -74,11 +77,14 @@ impl Kind for DatabaseUserCreate {
             ("changed", "false if it existed already"),
         ],
         recovery: "Goes on. A password that was made up is on disk before the user exists, and the user is made and marked \
-                   as made by this action in one transaction; its rights are given again.",
+                   as made by this action in one transaction; its rights are given again. On MariaDB a user with the verifier of that password is \
+                   this action's.",
         undo: "Drops the user if this action made it, gives what it owns to whom the database belonged before, and removes the \
                password that was made up.",
         rights: "PostgreSQL: CREATEROLE (before version 16 it may change every role that is no superuser), and membership in \
-                 the role that owns the database. The target's user becomes a member of the new role, to be able to delete it.",
+                 the role that owns the database. The target's user becomes a member of the new role, to be able to delete it. \
+                 MariaDB: CREATE USER, CONNECTION ADMIN, SELECT on mysql.global_priv, and what it gives to users, with GRANT \
+                 OPTION.",
     };
     type Params = Params;
 
@@ -98,7 +104,7 @@ impl Kind for DatabaseUserCreate {
         }
         match engine {
             Engine::Postgresql => postgres::check(params, target)?,
-            Engine::Mariadb => return Err(super::NOT_YET.to_owned()),
+            Engine::Mariadb => mariadb::check(params, target)?,
         }
         if let Some(generate) = params.password_generate {
             generate.check()?;
@@ -113,7 +119,7 @@ impl Kind for DatabaseUserCreate {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::plan(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::plan(params, run, target).await,
         }
     }
 
@@ -121,7 +127,7 @@ impl Kind for DatabaseUserCreate {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::execute(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::execute(params, run, target).await,
         }
     }
 
@@ -129,7 +135,7 @@ impl Kind for DatabaseUserCreate {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::undo(params, run, target).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::undo(params, run, target).await,
         }
     }
 }

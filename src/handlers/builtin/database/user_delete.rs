@@ -1,5 +1,6 @@
 //! `database_user_delete`.
 
+mod mariadb;
 mod postgres;
 
 use schemars::JsonSchema;
@@ -19,6 +20,8 @@ pub(in super::super) struct DatabaseUserDelete;
 pub(in super::super) struct Params {
     /// Name of the user.
     username: String,
+    /// MariaDB: the host that it logs in from, of those that the target allows; else the first of them.
+    host: Option<String>,
     /// Needed where targets of both engines are configured.
     engine: Option<Engine>,
     /// The server by its name in the configuration, where there are several.
@@ -79,7 +82,8 @@ impl Kind for DatabaseUserDelete {
                it; with all of it in one database that is one with the end of the user, after which there is nothing to take \
                back.",
         rights: "PostgreSQL: CREATEROLE (from version 16 with ADMIN OPTION on the role), CREATEDB if it owns databases, \
-                 membership in who gets what it owns, pg_signal_backend to end sessions.",
+                 membership in who gets what it owns, pg_signal_backend to end sessions. MariaDB: CREATE USER, \
+                 CONNECTION ADMIN, PROCESS, SELECT on mysql.global_priv.",
     };
     type Params = Params;
 
@@ -91,7 +95,7 @@ impl Kind for DatabaseUserDelete {
             .map_err(|problem| format!("username {problem}"))?;
         match engine {
             Engine::Postgresql => postgres::check(params, target, any)?,
-            Engine::Mariadb => return Err(super::NOT_YET.to_owned()),
+            Engine::Mariadb => mariadb::check(params, target)?,
         }
         Ok(vec![format!("user:{}:{}", target.name, params.username)])
     }
@@ -100,7 +104,7 @@ impl Kind for DatabaseUserDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::plan(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::plan(params, run, target).await,
         }
     }
 
@@ -108,7 +112,7 @@ impl Kind for DatabaseUserDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::execute(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::execute(params, run, target).await,
         }
     }
 
@@ -116,7 +120,7 @@ impl Kind for DatabaseUserDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::undo(params, run, target).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::undo(params, run, target).await,
         }
     }
 }

@@ -38,6 +38,9 @@ fn ident(name: &str) -> String {
 }
 
 pub(super) fn check(params: &Params, target: &Target) -> Result<(), String> {
+    if params.host.is_some() {
+        return Err("host: a role of PostgreSQL has none".to_owned());
+    }
     let settings: Postgresql = target.settings()?;
     if params.username == settings.user {
         return Err(format!("username: the target {} logs in as that one", target.name));
