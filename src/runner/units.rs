@@ -24,7 +24,7 @@
 //!
 //! Called by the backend of `runner` that runs programs in units; knows neither keepers nor programs.
 
-mod bus;
+pub(crate) mod bus;
 mod plan;
 mod settings;
 

@@ -29,7 +29,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("daemon_killed", daemon_killed),
     ("all_killed", all_killed),
     ("undo_killed", undo_killed),
-    ("special", special),
+    ("own", own),
 ];
 
 /// Where a step can be stopped: its intent is durable; its effect is there; its result is durable.
@@ -145,6 +145,9 @@ fn already(stage: &Stage<'_>) {
     let again = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
     if let Some(expected) = stage.subject.again() {
         assert_eq!((&again["state"], code(&again)), (&json!("failed"), expected), "{again}");
+    } else if stage.subject.repeats() {
+        assert_eq!(again["finished_result"]["changed"], true, "{again}");
+        return stage.subject.assert_done(&metadata, &again);
     } else {
         assert_eq!(again["state"], "succeeded", "{again}");
         assert_eq!(again["finished_result"]["changed"], false, "{again}");
@@ -339,8 +342,9 @@ fn undo_killed(stage: &Stage<'_>) {
     }
 }
 
-fn special(stage: &Stage<'_>) {
-    if !stage.subject.special(stage) {
-        println!("{}: nothing special", stage.subject.name());
-    }
+/// What is to be tried with it alone.
+fn own(stage: &Stage<'_>) {
+    stage.subject.special(stage);
+    let daemon = Daemon::start(&stage.home);
+    stage.subject.own(&|metadata| daemon.finished(daemon.accepted(&stage.spec(&metadata))));
 }

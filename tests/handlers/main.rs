@@ -23,6 +23,7 @@ mod cases;
 mod databases;
 mod deploy;
 mod mariadb;
+mod processes;
 mod servers;
 mod subject;
 mod table;
@@ -34,8 +35,12 @@ use subject::Subject;
 use table::Table;
 
 /// Families run beside each other, each against servers of its own; what it starts it stops.
-const FAMILIES: &[(&str, Each)] =
-    &[("databases", databases::each), ("deploy", deploy::each), ("mariadb", mariadb::each)];
+const FAMILIES: &[(&str, Each)] = &[
+    ("databases", databases::each),
+    ("deploy", deploy::each),
+    ("mariadb", mariadb::each),
+    ("processes", processes::each),
+];
 
 /// Gives each subject of a family to what tries it.
 type Each = fn(&mut dyn FnMut(&dyn Subject));

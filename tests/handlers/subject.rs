@@ -31,6 +31,11 @@ pub trait Subject {
     /// What comes of the same action once more: the code of its failure, or none if it succeeds without a change.
     fn again(&self) -> Option<&'static str>;
 
+    /// The same action once more has its effect once more.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// Metadata that is refused at submission, each with a word that the answer has to have.
     fn refused(&self) -> Vec<(Value, &'static str)>;
 
@@ -50,13 +55,14 @@ pub trait Subject {
         false
     }
 
-    /// Tries what else there is to try with it; false: there is nothing.
-    fn special(&self, _stage: &Stage<'_>) -> bool {
-        false
-    }
+    /// As [`Self::own`], for what needs more than that.
+    fn special(&self, _stage: &Stage<'_>) {}
 
     /// Why an action that was interrupted at that place of that step is held, if that is right.
     fn held_at(&self, _step: &str, _place: &str) -> Option<&'static str> {
         None
     }
+
+    /// What only this type has to show. `ask` carries out an action with such metadata, to its end.
+    fn own(&self, _ask: &dyn Fn(Value) -> Value) {}
 }

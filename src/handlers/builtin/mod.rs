@@ -15,6 +15,7 @@ mod kind;
 mod page;
 mod process;
 mod run;
+mod units;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -32,13 +33,15 @@ use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 
 /// Every type that is built in: a line each.
 static ALL: &[Entry] = &[
-static ALL: &[Entry] = &[
     entry::<deploy::Deploy>(),
+    entry::<units::Restart>(),
     entry::<database::DatabaseCreate>(),
     entry::<database::DatabaseDelete>(),
     entry::<database::DatabaseUserCreate>(),
     entry::<database::DatabaseUserDelete>(),
-];
+    entry::<units::ProcessRestart>(),
+    entry::<units::ProcessPause>(),
+    entry::<units::ProcessResume>(),
 ];
 
 /// Every engine of targets, with what judges its settings.
@@ -46,6 +49,7 @@ static ENGINES: &[(&str, Judge)] = &[
     ("app", |settings| read_settings::<deploy::App>(settings)?.check()),
     ("postgresql", judged::<database::Postgresql>),
     ("mariadb", judged::<database::Mariadb>),
+    (units::ENGINE, judged::<units::Systemd>),
 ];
 
 type Judge = fn(&Map<String, Value>) -> Result<(), String>;

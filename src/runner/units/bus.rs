@@ -1,8 +1,9 @@
 //! The connection to systemd: its D-Bus interface as far as units need it, and what its refusals mean.
 //!
 //! Interface: org.freedesktop.systemd1(5). Methods that find nothing answer with None rather than with an error.
-//! Called by [`super::Units`] only, which sees to it that the connection is a living one.
+//! Called by [`super::Units`], which sees to it that the connection is a living one, and by the built-in handlers of units.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -27,8 +28,8 @@ const REMOVED_MAX: usize = 256;
 
 const SIGKILL: i32 = 9;
 
-const UNIT: &str = "org.freedesktop.systemd1.Unit";
-const SERVICE: &str = "org.freedesktop.systemd1.Service";
+pub(crate) const UNIT: &str = "org.freedesktop.systemd1.Unit";
+pub(crate) const SERVICE: &str = "org.freedesktop.systemd1.Service";
 
 /// A unit in the answer of `ListUnitsByPatterns`: name, description, load, active and sub state, who follows, path, and
 /// the job's number, type and path.
@@ -56,6 +57,13 @@ trait Manager {
     ) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
+    fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn version(&self) -> zbus::Result<String>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
@@ -63,14 +71,14 @@ trait Manager {
 
 /// The end of a job.
 #[derive(Clone)]
-pub(super) struct Removed {
-    pub(super) job: OwnedObjectPath,
+pub(crate) struct Removed {
+    pub(crate) job: OwnedObjectPath,
     /// `done`, `failed`, `canceled`, `timeout`, `dependency`, `skipped`.
-    pub(super) result: String,
+    pub(crate) result: String,
 }
 
 /// One connection, subscribed to the ends of jobs.
-pub(super) struct Bus {
+pub(crate) struct Bus {
     connection: Connection,
     manager: ManagerProxy<'static>,
     removed: broadcast::Receiver<Removed>,
@@ -79,7 +87,7 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    pub(super) async fn connect(address: Option<&str>) -> zbus::Result<Self> {
+    pub(crate) async fn connect(address: Option<&str>) -> zbus::Result<Self> {
         // zbus has no limit of its own for the first words with a bus.
         timeout(ANSWER_TIMEOUT, Self::connect_at_last(address)).await.unwrap_or_else(|_| {
             let told = io::Error::new(io::ErrorKind::TimedOut, "the bus does not answer");
@@ -123,7 +131,7 @@ impl Bus {
     }
 
     /// The ends of jobs from now on.
-    pub(super) fn removed_jobs(&self) -> broadcast::Receiver<Removed> {
+    pub(crate) fn removed_jobs(&self) -> broadcast::Receiver<Removed> {
         self.removed.resubscribe()
     }
 
@@ -151,7 +159,35 @@ impl Bus {
         found(self.manager.stop_unit(name, "replace").await)
     }
 
-    pub(super) async fn has_job(&self, name: &str) -> zbus::Result<bool> {
+    /// Reads its file, if that is not done; a unit of which there is none is found too, as `not-found`.
+    pub(crate) async fn load(&self, name: &str) -> zbus::Result<OwnedObjectPath> {
+        self.manager.load_unit(name).await
+    }
+
+    /// The job that stops it, if it runs, and starts it.
+    pub(crate) async fn restart(&self, name: &str) -> zbus::Result<OwnedObjectPath> {
+        self.manager.restart_unit(name, "replace").await
+    }
+
+    /// Forgets its failures, and how often it was started of late.
+    pub(crate) async fn reset_failed(&self, name: &str) -> zbus::Result<()> {
+        self.manager.reset_failed_unit(name).await
+    }
+
+    pub(crate) async fn freeze(&self, name: &str) -> zbus::Result<()> {
+        self.manager.freeze_unit(name).await
+    }
+
+    pub(crate) async fn thaw(&self, name: &str) -> zbus::Result<()> {
+        self.manager.thaw_unit(name).await
+    }
+
+    /// As `252.39-1~deb12u2`.
+    pub(crate) async fn version(&self) -> zbus::Result<String> {
+        self.manager.version().await
+    }
+
+    pub(crate) async fn has_job(&self, name: &str) -> zbus::Result<bool> {
         let Some(unit) = found(self.manager.get_unit(name).await)? else { return Ok(false) };
         let (job, _): (u32, OwnedObjectPath) = self.get(&unit, UNIT, "Job").await?;
         Ok(job != 0)
@@ -186,6 +222,25 @@ impl Bus {
         Ok(listed.into_iter().map(|unit| unit.0).collect())
     }
 
+    /// All properties of an interface of a unit.
+    pub(crate) async fn get_all(
+        &self,
+        unit: &ObjectPath<'_>,
+        interface: &str,
+    ) -> zbus::Result<HashMap<String, OwnedValue>> {
+        let answer = self
+            .connection
+            .call_method(
+                Some("org.freedesktop.systemd1"),
+                unit,
+                Some("org.freedesktop.DBus.Properties"),
+                "GetAll",
+                &interface,
+            )
+            .await?;
+        answer.body().deserialize()
+    }
+
     async fn get<T>(&self, unit: &ObjectPath<'_>, interface: &str, property: &str) -> zbus::Result<T>
     where
         T: TryFrom<OwnedValue>,
@@ -214,12 +269,12 @@ fn found<T>(answer: zbus::Result<T>) -> zbus::Result<Option<T>> {
     }
 }
 
-fn is_named(error: &zbus::Error, last: &str) -> bool {
+pub(crate) fn is_named(error: &zbus::Error, last: &str) -> bool {
     matches!(error, zbus::Error::MethodError(name, ..) if name.rsplit('.').next() == Some(last))
 }
 
 /// Whether the bus is away, or systemd from it: both come back.
-pub(super) fn is_bus_away(error: &zbus::Error) -> bool {
+pub(crate) fn is_bus_away(error: &zbus::Error) -> bool {
     match error {
         zbus::Error::InputOutput(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => true,
         zbus::Error::MethodError(name, ..) => {

@@ -2,6 +2,7 @@
 
 pub mod mariadb;
 pub mod postgres;
+pub mod systemd;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
