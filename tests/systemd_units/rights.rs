@@ -103,6 +103,62 @@ fn inside_with_the_rule() {
     });
 }
 
+/// What the built-in handlers of services ask for, with the files of systemd/ that let them.
+#[test]
+fn unprivileged_daemon_restarts_and_pauses_the_listed_services_and_no_others() {
+    let container = Container::boot();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let asks = |asks: &[&str]| {
+        let as_user = ["run", "setpriv", "--reuid=actiond", "--regid=actiond", "--clear-groups"];
+        let call = ["busctl", "call"];
+        let output = container.command(&[&as_user[..], &call, &MANAGER, asks].concat()).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(said(&output)) }
+    };
+    container.run(&["systemd-run", "--quiet", "--unit=web@1.service", "sleep", "infinity"]);
+    let all = [
+        ["FreezeUnit", "s", "web@1.service"].as_slice(),
+        &["ThawUnit", "s", "web@1.service"],
+        &["ResetFailedUnit", "s", "web@1.service"],
+        &["RestartUnit", "ss", "web@1.service", "replace"],
+    ];
+    for words in all {
+        let refused = asks(words).unwrap_err();
+        let expected =
+            if matches!(words[0], "FreezeUnit" | "ThawUnit") { "denied" } else { "nteractive auth" };
+        assert!(refused.contains(expected), "{words:?}: {refused}");
+    }
+    container.push(
+        &shipped.join("51-actiond-units.rules"),
+        "/etc/polkit-1/rules.d/51-actiond-units.rules",
+        "0644",
+    );
+    container.push(
+        &shipped.join("actiond-units.conf"),
+        "/usr/share/dbus-1/system.d/actiond-units.conf",
+        "0644",
+    );
+    container.run(&["systemctl", "reload", "dbus"]);
+    container.run(&["systemctl", "restart", "polkit"]);
+    for words in all {
+        asks(words).unwrap_or_else(|refused| panic!("{words:?}: {refused}"));
+    }
+    for other in ["systemd-logind.service", "dbus.service", "web@1.socket", "xweb@1.service"] {
+        for words in [
+            ["FreezeUnit", "s", other].as_slice(),
+            &["ThawUnit", "s", other],
+            &["RestartUnit", "ss", other, "replace"],
+            &["ResetFailedUnit", "s", other],
+        ] {
+            let refused = asks(words).unwrap_err();
+            let expected = ["nteractive authentication required", "not loaded", "not found"];
+            assert!(expected.iter().any(|word| refused.contains(word)), "{words:?}: {refused}");
+        }
+    }
+    let refused = asks(&["KillUnit", "ssi", "web@1.service", "all", "9"]).unwrap_err();
+    assert!(refused.contains("nteractive authentication required"), "{refused}");
+    assert_eq!(container.run(&["systemctl", "is-active", "web@1.service"]).trim(), "active");
+}
+
 #[test]
 fn only_the_main_process_of_a_service_needs_units() {
     let container = Container::start();
