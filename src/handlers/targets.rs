@@ -95,12 +95,8 @@ impl Targets {
         self.0.values()
     }
 
-    /// The one target that is meant. One that is configured for this very resource goes before one for all.
-    ///
-    /// # Errors
-    ///
-    /// There is none, or there are several: in words that say what to do.
-    pub fn choose(&self, choice: Choice<'_>) -> Result<&Target, String> {
+    /// All targets that may be meant. Those that are configured for this very resource go before those for all.
+    pub fn fitting(&self, choice: Choice<'_>) -> Vec<&Target> {
         let fits = |target: &&Target| {
             choice.engines.contains(&target.engine.as_str())
                 && choice.name.is_none_or(|name| target.name == name)
@@ -113,6 +109,16 @@ impl Targets {
         if fitting.iter().any(|target| !target.resource_ids.is_empty()) {
             fitting.retain(|target| !target.resource_ids.is_empty());
         }
+        fitting
+    }
+
+    /// The one target that is meant. One that is configured for this very resource goes before one for all.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or there are several: in words that say what to do.
+    pub fn choose(&self, choice: Choice<'_>) -> Result<&Target, String> {
+        let fitting = self.fitting(choice);
         match fitting.as_slice() {
             [target] => Ok(target),
             [] => Err(format!("no target is configured for it: {}", choice.told())),

@@ -19,9 +19,11 @@
 #[expect(dead_code, unused_imports, reason = "made for the tests of the whole")]
 mod common;
 
+mod caches;
 mod cases;
 mod databases;
 mod deploy;
+mod maintenance;
 mod mariadb;
 mod processes;
 mod servers;
@@ -40,6 +42,8 @@ const FAMILIES: &[(&str, Each)] = &[
     ("deploy", deploy::each),
     ("mariadb", mariadb::each),
     ("processes", processes::each),
+    ("caches", caches::each),
+    ("maintenance", maintenance::each),
 ];
 
 /// Gives each subject of a family to what tries it.

@@ -7,11 +7,13 @@
 //! Recovery is always `resume`, unless the configuration says otherwise: see `run`.
 
 mod breakpoint;
+mod caches;
 mod child;
 mod database;
 mod deploy;
 mod failure;
 mod kind;
+mod maintenance;
 mod page;
 mod process;
 mod run;
@@ -42,6 +44,8 @@ static ALL: &[Entry] = &[
     entry::<units::ProcessRestart>(),
     entry::<units::ProcessPause>(),
     entry::<units::ProcessResume>(),
+    entry::<caches::ClearCaches>(),
+    entry::<maintenance::MaintenanceMode>(),
 ];
 
 /// Every engine of targets, with what judges its settings.
@@ -50,6 +54,10 @@ static ENGINES: &[(&str, Judge)] = &[
     ("postgresql", judged::<database::Postgresql>),
     ("mariadb", judged::<database::Mariadb>),
     (units::ENGINE, judged::<units::Systemd>),
+    ("redis", judged::<caches::Redis>),
+    ("memcached", judged::<caches::Memcached>),
+    ("files", judged::<caches::Files>),
+    ("nginx", judged::<maintenance::Nginx>),
 ];
 
 type Judge = fn(&Map<String, Value>) -> Result<(), String>;

@@ -1,7 +1,10 @@
 //! Real servers, each in a directory of its own, on Unix sockets only. Whoever starts one stops it, by its pid.
 
 pub mod mariadb;
+pub mod memcached;
+pub mod nginx;
 pub mod postgres;
+pub mod redis;
 pub mod systemd;
 
 use std::path::Path;
