@@ -142,12 +142,17 @@ fn already(stage: &Stage<'_>) {
     let metadata = stage.subject.prepare();
     let first = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
     assert_eq!(first["state"], "succeeded", "{first}");
+    if stage.subject.repeats() {
+        stage.subject.assert_done(&metadata, &first);
+    }
     let again = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
-    if let Some(expected) = stage.subject.again() {
-        assert_eq!((&again["state"], code(&again)), (&json!("failed"), expected), "{again}");
-    } else if stage.subject.repeats() {
+    if stage.subject.repeats() {
+        assert_eq!(again["state"], "succeeded", "{again}");
         assert_eq!(again["finished_result"]["changed"], true, "{again}");
         return stage.subject.assert_done(&metadata, &again);
+    }
+    if let Some(expected) = stage.subject.again() {
+        assert_eq!((&again["state"], code(&again)), (&json!("failed"), expected), "{again}");
     } else {
         assert_eq!(again["state"], "succeeded", "{again}");
         assert_eq!(again["finished_result"]["changed"], false, "{again}");
@@ -173,13 +178,18 @@ fn refused(stage: &Stage<'_>) {
     all.push((with(good.clone(), "no_such_key", 1), "no_such_key"));
     all.push((with(good.clone(), "password", "x"), "password"));
     all.push((with(good.clone(), "timeout_s", 0), "timeout_s"));
-    all.push((with(good, "target", "nowhere"), "nowhere"));
+    all.push((with(good.clone(), "target", "nowhere"), "nowhere"));
     for (metadata, word) in all {
         let answer = daemon.submit(&stage.spec(&metadata));
         assert!((400..500).contains(&answer.status), "{metadata}: {} {}", answer.status, answer.text());
         assert!(answer.text().contains(word), "{metadata}: no {word:?} in {}", answer.text());
     }
     assert_eq!(daemon.get("/v1/actions")["actions"], json!([]), "something was queued");
+    for (metadata, expected) in stage.subject.fails() {
+        let action = daemon.finished(daemon.accepted(&stage.spec(&metadata)));
+        assert_eq!((&action["state"], code(&action)), (&json!("failed"), expected), "{metadata}: {action}");
+        stage.subject.assert_undone(&good, &action);
+    }
 }
 
 fn down(stage: &Stage<'_>) {

@@ -16,11 +16,12 @@
 )]
 
 #[path = "../whole/common/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "made for the tests of the whole")]
+#[expect(dead_code, reason = "made for the tests of the whole")]
 mod common;
 
 mod caches;
 mod cases;
+mod containers;
 mod databases;
 mod deploy;
 mod maintenance;
@@ -38,6 +39,7 @@ use table::Table;
 
 /// Families run beside each other, each against servers of its own; what it starts it stops.
 const FAMILIES: &[(&str, Each)] = &[
+    ("containers", containers::each),
     ("databases", databases::each),
     ("deploy", deploy::each),
     ("mariadb", mariadb::each),

@@ -31,13 +31,18 @@ pub trait Subject {
     /// What comes of the same action once more: the code of its failure, or none if it succeeds without a change.
     fn again(&self) -> Option<&'static str>;
 
-    /// The same action once more has its effect once more.
+    /// Whether the same action once more has its effect once more, as a restart has.
     fn repeats(&self) -> bool {
         false
     }
 
     /// Metadata that is refused at submission, each with a word that the answer has to have.
     fn refused(&self) -> Vec<(Value, &'static str)>;
+
+    /// Metadata that is accepted, and the code of the failure that comes of it. What [`Self::prepare`] made is left alone.
+    fn fails(&self) -> Vec<(Value, &'static str)> {
+        Vec::new()
+    }
 
     /// Makes the component unreachable, as if it had crashed.
     fn take_down(&self);

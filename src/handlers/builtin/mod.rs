@@ -9,6 +9,8 @@
 mod breakpoint;
 mod caches;
 mod child;
+#[cfg(feature = "containers")]
+mod container;
 mod database;
 mod deploy;
 mod failure;
@@ -41,11 +43,19 @@ static ALL: &[Entry] = &[
     entry::<database::DatabaseDelete>(),
     entry::<database::DatabaseUserCreate>(),
     entry::<database::DatabaseUserDelete>(),
+    entry::<caches::ClearCaches>(),
+    entry::<maintenance::MaintenanceMode>(),
+    #[cfg(feature = "containers")]
+    entry::<container::ContainerRestart>(),
+    #[cfg(feature = "containers")]
+    entry::<container::ServiceRestart>(),
+    #[cfg(feature = "containers")]
+    entry::<container::ServicePause>(),
+    #[cfg(feature = "containers")]
+    entry::<container::ServiceResume>(),
     entry::<units::ProcessRestart>(),
     entry::<units::ProcessPause>(),
     entry::<units::ProcessResume>(),
-    entry::<caches::ClearCaches>(),
-    entry::<maintenance::MaintenanceMode>(),
 ];
 
 /// Every engine of targets, with what judges its settings.
@@ -54,6 +64,8 @@ static ENGINES: &[(&str, Judge)] = &[
     ("postgresql", judged::<database::Postgresql>),
     ("mariadb", judged::<database::Mariadb>),
     (units::ENGINE, judged::<units::Systemd>),
+    #[cfg(feature = "containers")]
+    ("docker", judged::<container::Docker>),
     ("redis", judged::<caches::Redis>),
     ("memcached", judged::<caches::Memcached>),
     ("files", judged::<caches::Files>),

@@ -74,7 +74,6 @@ pub(super) async fn fetch(app: &App, id: u64, git_ref: &str, hash: &str) -> Resu
     if has(app, hash).await? {
         return Ok(());
     }
-    let own = format!("refs/actiond/deploy-{id}");
     // The one reference first, at the depth of one commit. If it has moved meanwhile, or is a commit, all of them.
     if !is_hash(git_ref) {
         fetch_refs(app, "--depth=1", &[&format!("+{git_ref}:refs/actiond/deploy-{id}")]).await?;
