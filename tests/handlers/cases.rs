@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Daemon, Home, processes_of, spec, until, with};
+use crate::common::{Daemon, Home, spec, until, with};
 use crate::servers::signal;
 use crate::subject::Subject;
 use crate::table::Table;
@@ -98,15 +98,6 @@ impl<'a> Stage<'a> {
 
     pub fn release(&self, step: &str, place: &str) {
         fs::remove_file(self.reached(step, place)).expect("a breakpoint that is reached");
-    }
-
-    /// The pid of the handler that runs.
-    fn handler(&self) -> u32 {
-        let all = processes_of(&self.home, std::process::id());
-        let handlers: Vec<&String> =
-            all.iter().filter(|process| process.trim_end().ends_with(" handle")).collect();
-        assert_eq!(handlers.len(), 1, "{all:?}");
-        handlers[0].split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
     /// Its steps, as a success has them.
@@ -324,10 +315,11 @@ fn undo_killed(stage: &Stage<'_>) {
                 stage.breakpoint(&step, place, "wait");
                 let id = daemon.accepted(&stage.spec(&metadata));
                 stage.await_reached(&daemon, id, &step, place);
-                // So it cannot take anything back before it is killed.
-                signal(stage.handler(), Signal::STOP);
+                // So the handler is told later, and the kill mostly comes before it has taken everything back.
+                for keeper in stage.home.keepers() {
+                    signal(keeper, Signal::STOP);
+                }
                 assert!(daemon.command(id, "cancel").status < 300);
-                daemon.in_state(id, "cancelling");
                 if with_daemon {
                     daemon.kill9();
                     stage.home.kill_programs();

@@ -70,9 +70,9 @@ impl Deploy {
         fs::write(self.path("origin/config/settings"), "own").expect("a file");
         let healthy = self.path("origin/healthy");
         if is_healthy {
-            fs::write(healthy, "").expect("a file")
+            fs::write(healthy, "").expect("a file");
         } else {
-            fs::remove_file(healthy).expect("a file")
+            fs::remove_file(healthy).expect("a file");
         }
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--message", branch]);

@@ -19,7 +19,7 @@ const TAIL_BYTES: usize = 2_048;
 /// A running program with all of its group.
 pub(super) struct Child {
     what: String,
-    child: tokio::process::Child,
+    process: tokio::process::Child,
     group: Option<Pid>,
 }
 
@@ -27,17 +27,17 @@ impl Child {
     /// Starts it. Standard error goes to the action's log, and its end into the message of a failure.
     pub(super) fn start(what: &str, command: &mut Command) -> Result<Self, Failure> {
         command.process_group(0).kill_on_drop(true).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| {
+        let process = command.spawn().map_err(|error| {
             let program = command.as_std().get_program().to_string_lossy().into_owned();
             Failure::permanent("program", format!("{what}: cannot start {program}: {error}"))
         })?;
-        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        Ok(Self { what: what.to_owned(), child, group })
+        let group = process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        Ok(Self { what: what.to_owned(), process, group })
     }
 
     /// Its standard output, as another program's input.
     pub(super) fn output(&mut self) -> Result<Stdio, Failure> {
-        let output = self.child.stdout.take().map(TryInto::try_into);
+        let output = self.process.stdout.take().map(TryInto::try_into);
         let none = || Failure::permanent("program", format!("{}: there is no output", self.what));
         output
             .ok_or_else(none)?
@@ -49,7 +49,7 @@ impl Child {
     pub(super) async fn end(mut self) -> Result<Ended, Failure> {
         let mut output = Vec::new();
         let mut said = Vec::new();
-        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let (stdout, stderr) = (self.process.stdout.take(), self.process.stderr.take());
         let read_output = async {
             match stdout {
                 Some(mut stdout) => stdout.read_to_end(&mut output).await.map(drop),
@@ -58,7 +58,7 @@ impl Child {
         };
         let read_said = async {
             let Some(mut stderr) = stderr else { return Ok(()) };
-            let mut piece = [0; 4_096];
+            let mut piece = vec![0; 4_096];
             loop {
                 let length = stderr.read(&mut piece).await?;
                 let piece = piece.get(..length).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Child {
         let broken = |error: std::io::Error| Failure::transient("program", format!("{}: {error}", self.what));
         let read: std::io::Result<((), ())> = async { tokio::try_join!(read_output, read_said) }.await;
         read.map_err(broken)?;
-        let status = self.child.wait().await.map_err(broken)?;
+        let status = self.process.wait().await.map_err(broken)?;
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         Ok(Ended { code: status.code(), output: String::from_utf8_lossy(&output).trim().to_owned(), said })
     }

@@ -38,6 +38,10 @@ use crate::handlers::targets::Targets;
 use crate::runner::keeper::words::{Answer, StopWhy, Word};
 use crate::runner::say::say;
 
+/// How long what keeps an undo from its work may last, and the pause before another try.
+const UNDO_PATIENCE: Duration = Duration::from_secs(20);
+const UNDO_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a built-in handler gets beside its action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -305,7 +309,18 @@ impl Attempt {
                 Some(_) => {}
                 None => run.begin(UNDO, &failure.to_json())?,
             }
-            (self.entry.undo)(self.metadata.clone(), run).await?;
+            let until = Instant::now() + UNDO_PATIENCE;
+            loop {
+                match (self.entry.undo)(self.metadata.clone(), run).await {
+                    Ok(()) => break,
+                    // Nobody tries that again: what may pass is waited for here.
+                    Err(failure) if failure.kind == Kind::Transient && Instant::now() < until => {
+                        run.log(&format!("cannot take it back yet: {}", failure.message()));
+                        tokio::time::sleep(UNDO_PAUSE).await;
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
             run.end(UNDO, &failure.to_json(), &Value::Null)
         };
         match undone.await {

@@ -98,7 +98,8 @@ struct Deployed<'a> {
     git_hash: &'a str,
     git_ref: &'a str,
     previous_git_hash: Option<String>,
-    servers_deployed: usize,
+    #[serde(rename = "servers_deployed")]
+    count: usize,
     servers: Vec<Server>,
     rolled_back: bool,
     release_path: String,
@@ -210,7 +211,7 @@ impl Kind for Deploy {
         let never: Vec<&str> = before.as_deref().into_iter().chain([hash]).collect();
         let pruned = run.repeatable("prune", async || release::prune(&app, &never)).await?;
         let deployed = deployed(params, &app, &pinned, before, servers, pruned);
-        Ok(Done::new(format!("deployed {hash} to {} instances", deployed.servers_deployed), true, &deployed))
+        Ok(Done::new(format!("deployed {hash} to {} instances", deployed.count), true, &deployed))
     }
 
     async fn undo(params: &Params, run: &Run) -> Result<(), Failure> {
@@ -252,11 +253,12 @@ fn app(run: &Run) -> Result<App, Failure> {
 /// A name that git takes for nothing else (git-check-ref-format(1)).
 fn check_ref(git_ref: &str) -> Result<(), String> {
     let forbidden = |letter: char| letter.is_control() || " ~^:?*[\\".contains(letter);
+    let is_lock = |part: &str| Path::new(part).extension().is_some_and(|end| end == "lock");
     let is_wrong = git_ref.is_empty()
         || git_ref.len() > 255
         || git_ref.contains(forbidden)
         || ["..", "//", "@{"].iter().any(|part| git_ref.contains(part))
-        || git_ref.split('/').any(|part| part.starts_with(['.', '-', '+']) || part.ends_with(".lock"))
+        || git_ref.split('/').any(|part| part.starts_with(['.', '-', '+']) || is_lock(part))
         || git_ref.ends_with(['/', '.'])
         || git_ref.starts_with('/');
     if is_wrong {
@@ -327,7 +329,7 @@ async fn program(
     pinned: &Pinned,
     instance: &str,
 ) -> Result<child::Ended, Failure> {
-    let Some((path, args)) = argv.split_first() else {
+    let Some((path, words)) = argv.split_first() else {
         return Err(Failure::permanent("target", format!("{what} is no program")));
     };
     let release = app.release(&pinned.hash);
@@ -339,7 +341,7 @@ async fn program(
         ("DEPLOY_INSTANCE", instance),
     ];
     let dir: &Path = if release.is_dir() { &release } else { Path::new("/") };
-    child::run(&format!("{what} {instance}"), &mut command(path, args, &env, dir)).await
+    child::run(&format!("{what} {instance}"), &mut command(path, words, &env, dir)).await
 }
 
 /// Restarts these instances, all at once, and waits until each is healthy.
@@ -406,7 +408,7 @@ fn deployed<'a>(
         git_hash: &pinned.hash,
         git_ref: &params.git_ref,
         previous_git_hash: previous,
-        servers_deployed: servers.len(),
+        count: servers.len(),
         servers,
         rolled_back: false,
         release_path: app.release(&pinned.hash).to_string_lossy().into_owned(),

@@ -228,7 +228,7 @@ pub(super) fn prune(app: &App, never: &[&str]) -> Result<Vec<String>, Failure> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if is_hash(&name) {
             releases.push((entry.metadata().and_then(|found| found.modified()).map_err(told)?, name));
-        } else if name.ends_with(".part") {
+        } else if entry.path().extension().is_some_and(|end| end == "part") {
             fs::remove_dir_all(entry.path()).map_err(told)?;
         }
     }
