@@ -83,6 +83,15 @@ impl App {
         if self.repository.is_empty() || self.repository.starts_with('-') {
             return Err("repository must be a path or a URL".to_owned());
         }
+        let has_password = self.repository.split_once("://").is_some_and(|(_, rest)| {
+            rest.split('/')
+                .next()
+                .and_then(|host| host.split_once('@'))
+                .is_some_and(|(user, _)| user.contains(':'))
+        });
+        if has_password {
+            return Err("repository has a password, which messages would tell: use a key of ssh".to_owned());
+        }
         if !(2..=50).contains(&self.keep) {
             return Err("keep must be 2 to 50".to_owned());
         }

@@ -209,7 +209,14 @@ impl Kind for Deploy {
         }
         hook(run, &app, "after", &app.after, &pinned).await?;
         let never: Vec<&str> = before.as_deref().into_iter().chain([hash]).collect();
-        let pruned = run.repeatable("prune", async || release::prune(&app, &never)).await?;
+        // What runs is right: nobody goes back because something old cannot be removed.
+        let prune = async || {
+            Ok(release::prune(&app, &never).unwrap_or_else(|failure| {
+                run.warn(failure.message());
+                Vec::new()
+            }))
+        };
+        let pruned = run.repeatable("prune", prune).await?;
         let deployed = deployed(params, &app, &pinned, before, servers, pruned);
         Ok(Done::new(format!("deployed {hash} to {} instances", deployed.count), true, &deployed))
     }

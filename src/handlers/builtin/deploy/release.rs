@@ -168,11 +168,13 @@ fn refuse_links_out(top: &Path, dir: &Path) -> Result<(), Failure> {
 
 /// Whether a link in a directory so deep within a release stays in the release.
 fn stays_within(mut depth: usize, to: &Path) -> bool {
+    let mut has_named = false;
     for part in to.components() {
         match part {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => has_named = true,
             Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
+            // Only from where the link is: what has a name may be a link itself, whose parent is elsewhere.
+            Component::ParentDir if depth > 0 && !has_named => depth -= 1,
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
         }
     }
@@ -182,7 +184,14 @@ fn stays_within(mut depth: usize, to: &Path) -> bool {
 /// Puts a link to what is shared into a release; what the commit has there goes.
 fn share(app: &App, release: &Path, path: &str) -> io::Result<()> {
     let (link, shared) = (release.join(path), app.dir.join("shared").join(path));
-    fs::create_dir_all(&shared)?;
+    // A link of the commit, or of another shared path, would have this work elsewhere.
+    let parents = Path::new(path).ancestors().skip(1).map(|parent| release.join(parent));
+    if let Some(parent) = parents.into_iter().find(|parent| parent != release && parent.is_symlink()) {
+        return Err(io::Error::other(format!("{} is a link, and {path} is to be shared", parent.display())));
+    }
+    if !shared.exists() {
+        fs::create_dir_all(&shared)?;
+    }
     if let Some(parent) = link.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -265,7 +274,10 @@ mod tests {
             (0, "../a", false),
             (1, "../../etc", false),
             (3, "/etc/passwd", false),
-            (0, "./a/../b", true),
+            (0, "./a/b", true),
+            (1, ".././b", true),
+            (0, "./a/../b", false),
+            (0, "s/s/s/../../../etc", false),
             (0, "a/../../b", false),
         ] {
             assert_eq!(stays_within(depth, Path::new(to)), stays, "{depth} {to}");
