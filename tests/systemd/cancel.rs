@@ -45,9 +45,9 @@ fn nothing_of_a_nasty_program_is_alive_after_its_end_in_a_unit() {
     for (path, text) in nasty::scripts(dir) {
         host.write(&path.to_string_lossy(), &text);
     }
-    host.write("/root/tables", &nasty::tables(dir));
+    host.write("/usr/local/lib/tables", &nasty::tables(dir));
     host.run(&format!(
-        "chmod 755 {}/*; cat /root/tables >> /etc/actiond/actiond.toml; systemctl reload actiond.service",
+        "chmod 755 {}/*; cat /usr/local/lib/tables >> /etc/actiond/actiond.toml; systemctl reload actiond.service",
         dir.display()
     ));
     nasty::play_all(&Service::of(&host));

@@ -78,9 +78,9 @@ fn what_cannot_be_killed_in_a_unit_is_held_with_its_resource_until_a_person_says
     let host = Host::start();
     host.install(&package(false));
     host.write("/usr/local/bin/stuck", STUCK);
-    host.write("/root/tables", TABLES);
+    host.write("/usr/local/lib/tables", TABLES);
     host.run(
-        "chmod 755 /usr/local/bin/stuck; cat /root/tables >> /etc/actiond/actiond.toml
+        "chmod 755 /usr/local/bin/stuck; cat /usr/local/lib/tables >> /etc/actiond/actiond.toml
          systemctl reload actiond.service",
     );
     let disk = Disk::new(&host);
