@@ -1,6 +1,4 @@
-//! One attempt as a built-in handler sees it: its action, its targets, and its steps.
-//!
-//! # Steps
+//! The steps of an attempt: done once, however often it is interrupted.
 //!
 //! Every effect on the world is in a step. What is about to be done, and what was seen before, is durable before the effect
 //! (the *intent*); what came of it is durable after it (the *result*). An attempt after an interruption runs the same code
@@ -16,61 +14,27 @@
 //! keys of the checkpoint. A note is durable before its step begins or is done, so a step that has begun has an
 //! intent, and one that is done has a result.
 
-use std::cell::RefCell;
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::time::Duration;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::breakpoint::breakpoint;
-use super::failure::Failure;
-use super::kind::Common;
+use super::Run;
 use crate::clock;
-use crate::handlers::targets::{Choice, Target, Targets};
-use crate::runner::keeper::words::{Answer, Word};
-
-/// The step that takes back what the others did; its intent is why.
-pub(super) const UNDO: &str = "undo";
-
-/// How an attempt says something to its keeper.
-pub(super) trait Mouth {
-    /// Returns when what was said is durable, where that is promised.
-    fn say(&self, word: &Word) -> Result<Answer, String>;
-}
-
-/// One attempt.
-#[allow(dead_code, reason = "as below")]
-pub(crate) struct Run {
-    pub(crate) id: u64,
-    pub(crate) attempt: u32,
-    pub(crate) resource_type: String,
-    pub(crate) resource_id: u64,
-    pub(crate) common: Common,
-    pub(crate) targets: Targets,
-    /// Where passwords that are made up are kept, mode 0700.
-    pub(crate) secrets_dir: PathBuf,
-    /// The daemon's systemd credentials, if it has any.
-    pub(crate) credentials_dir: Option<PathBuf>,
-    steps: RefCell<Vec<Step>>,
-    warnings: RefCell<Vec<String>>,
-    added: RefCell<Map<String, Value>>,
-    mouth: Box<dyn Mouth>,
-}
+use crate::handlers::builtin::breakpoint::breakpoint;
+use crate::handlers::builtin::failure::Failure;
+use crate::runner::keeper::words::Word;
 
 /// A step that has begun.
-struct Step {
-    name: String,
-    begun_at_ms: i64,
-    done_at_ms: Option<i64>,
+pub(super) struct Step {
+    pub(super) name: String,
+    pub(super) begun_at_ms: i64,
+    pub(super) done_at_ms: Option<i64>,
     note: Note,
 }
 
 /// What is remembered of a step.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(in super::super) struct Note {
     intent: Value,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     result: Option<Value>,
@@ -82,15 +46,20 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
 }
 
 /// A step of an earlier attempt, as it is handed over.
-pub(super) struct Earlier {
-    pub(super) name: String,
-    pub(super) begun_at_ms: i64,
-    pub(super) done_at_ms: Option<i64>,
-    pub(super) note: Note,
+pub(in super::super) struct Earlier {
+    pub(in super::super) name: String,
+    pub(in super::super) begun_at_ms: i64,
+    pub(in super::super) done_at_ms: Option<i64>,
+    pub(in super::super) note: Note,
+}
+
+impl From<Earlier> for Step {
+    fn from(Earlier { name, begun_at_ms, done_at_ms, note }: Earlier) -> Self {
+        Self { name, begun_at_ms, done_at_ms, note }
+    }
 }
 
 /// What the world says of an effect whose result is not known.
-#[allow(dead_code, reason = "as below")]
 pub(crate) enum Found<R> {
     Done(R),
     /// It has not taken place, and nothing of it will.
@@ -107,53 +76,7 @@ pub(crate) struct Trace<I, R> {
     pub(crate) result: Option<R>,
 }
 
-/// What an attempt is made of.
-pub(super) struct Parts {
-    pub(super) id: u64,
-    pub(super) attempt: u32,
-    pub(super) resource_type: String,
-    pub(super) resource_id: u64,
-    pub(super) common: Common,
-    pub(super) targets: Targets,
-    pub(super) secrets_dir: PathBuf,
-    pub(super) credentials_dir: Option<PathBuf>,
-    pub(super) steps: Vec<Earlier>,
-    pub(super) mouth: Box<dyn Mouth>,
-}
-
-#[allow(dead_code, reason = "handlers that are still to come need all of it")]
 impl Run {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts {
-            id,
-            attempt,
-            resource_type,
-            resource_id,
-            common,
-            targets,
-            secrets_dir,
-            credentials_dir,
-            steps,
-            mouth,
-        } = parts;
-        let step =
-            |Earlier { name, begun_at_ms, done_at_ms, note }| Step { name, begun_at_ms, done_at_ms, note };
-        Self {
-            id,
-            attempt,
-            resource_type,
-            resource_id,
-            common,
-            targets,
-            secrets_dir,
-            credentials_dir,
-            steps: RefCell::new(steps.into_iter().map(step).collect()),
-            warnings: RefCell::default(),
-            added: RefCell::default(),
-            mouth,
-        }
-    }
-
     /// Does a step, unless it is done; see the table above. Its name is one word, and its alone in this action.
     ///
     /// # Errors
@@ -248,16 +171,16 @@ impl Run {
     }
 
     /// Whether any step has begun, so that there may be something to take back.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(in super::super) fn has_begun(&self) -> bool {
         !self.steps.borrow().is_empty()
     }
 
     /// When its first step began, over all attempts; milliseconds since the epoch.
-    pub(super) fn begun_at_ms(&self) -> Option<i64> {
+    pub(in super::super) fn begun_at_ms(&self) -> Option<i64> {
         self.steps.borrow().iter().map(|step| step.begun_at_ms).min()
     }
 
-    pub(super) fn begin(&self, name: &str, intent: &impl Serialize) -> Result<(), Failure> {
+    pub(in super::super) fn begin(&self, name: &str, intent: &impl Serialize) -> Result<(), Failure> {
         let note = Note { intent: value(intent)?, result: None };
         self.keep(name, &note)?;
         self.tell(&Word::StepBegin { name: name.to_owned() })?;
@@ -268,7 +191,7 @@ impl Run {
         Ok(())
     }
 
-    pub(super) fn end(
+    pub(in super::super) fn end(
         &self,
         name: &str,
         intent: &impl Serialize,
@@ -292,123 +215,6 @@ impl Run {
             serde_json::to_string(note).map_err(|error| Failure::permanent("internal", error.to_string()))?;
         self.tell(&Word::Checkpoint { values: [(name.to_owned(), note)].into() })
     }
-
-    fn tell(&self, word: &Word) -> Result<(), Failure> {
-        // A word waits for a disk, as everything here would.
-        match self.mouth.say(word) {
-            Ok(_) => Ok(()),
-            Err(why) => {
-                Err(Failure::transient("not_recorded", format!("what it does cannot be recorded: {why}")))
-            }
-        }
-    }
-
-    /// Shows how far it is. Not durable.
-    pub(crate) fn progress(&self, percent: u8, message: &str) {
-        // What cannot be shown keeps nobody from his work.
-        let _ = self.mouth.say(&Word::Progress { percent, message: message.to_owned() });
-    }
-
-    /// Keeps a value out of everything that is written of this action from now on.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be kept out; then it must not be used.
-    pub(crate) fn redact(&self, secret: &str) -> Result<(), Failure> {
-        self.tell(&Word::Redact { value: secret.to_owned() })
-    }
-
-    /// Why it has to end early, as its keeper knows it: `cancel`, `time_out`, ...
-    pub(super) fn why_stopped(&self) -> Option<String> {
-        match self.mouth.say(&Word::WhyStopped) {
-            Ok(Answer::Value(why)) => why,
-            _ => None,
-        }
-    }
-
-    /// Message and result of the action. A result that is too large is left out by the keeper, and the log says so.
-    pub(super) fn conclude(&self, message: &str, result: &Map<String, Value>) {
-        let json = Value::Object(result.clone()).to_string();
-        for word in [Word::Message { text: message.to_owned() }, Word::Result { json }] {
-            if let Err(why) = self.mouth.say(&word) {
-                self.log(&format!("cannot be recorded: {why}"));
-            }
-        }
-    }
-
-    /// A line of the action's log.
-    #[expect(clippy::unused_self, reason = "only an attempt has a log")]
-    pub(crate) fn log(&self, text: &str) {
-        // Who reads the log may be gone.
-        let _ = writeln!(std::io::stdout(), "{text}");
-    }
-
-    /// Something that whoever reads the result should know.
-    pub(crate) fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        self.log(&format!("warning: {text}"));
-        self.warnings.borrow_mut().push(text);
-    }
-
-    /// Has the result say this, whether it is one of success or of failure.
-    pub(crate) fn add_result(&self, key: &str, value: impl Into<Value>) {
-        self.added.borrow_mut().insert(key.to_owned(), value.into());
-    }
-
-    /// The target that is meant.
-    ///
-    /// # Errors
-    ///
-    /// There is none any more, or there are several: the configuration has changed since the submission.
-    pub(crate) fn target(&self, engines: &[&str], server: Option<&str>) -> Result<&Target, Failure> {
-        let choice =
-            Choice { engines, name: self.common.target.as_deref(), server, resource_id: self.resource_id };
-        self.targets.choose(choice).map_err(|problem| Failure::permanent("target", problem))
-    }
-
-    /// Asks `condition` again and again until it gives something, for so long.
-    ///
-    /// # Errors
-    ///
-    /// Those of `condition`.
-    pub(crate) async fn wait_for<T>(
-        &self,
-        limit: Duration,
-        mut condition: impl AsyncFnMut() -> Result<Option<T>, Failure>,
-    ) -> Result<Option<T>, Failure> {
-        let until = tokio::time::Instant::now() + limit;
-        let mut pause = Duration::from_millis(10);
-        loop {
-            if let Some(found) = condition().await? {
-                return Ok(Some(found));
-            }
-            if tokio::time::Instant::now() >= until {
-                return Ok(None);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
-
-    /// What every result has.
-    pub(super) fn common_result(&self, changed: Option<bool>, duration: Duration) -> Map<String, Value> {
-        let steps = self.steps.borrow();
-        let of_step = |step: &Step| {
-            let ms = step.done_at_ms.map(|done| done.saturating_sub(step.begun_at_ms));
-            json!({ "name": step.name, "status": if ms.is_some() { "done" } else { "begun" }, "ms": ms })
-        };
-        let mut result = self.added.borrow().clone();
-        if let Some(changed) = changed {
-            result.insert("changed".to_owned(), changed.into());
-        }
-        result.insert("attempts".to_owned(), self.attempt.into());
-        result.insert("recovered".to_owned(), (self.attempt > 1 && !steps.is_empty()).into());
-        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        result.insert("duration_ms".to_owned(), ms.into());
-        result.insert("steps".to_owned(), steps.iter().map(of_step).collect());
-        result.insert("warnings".to_owned(), self.warnings.borrow().clone().into());
-        result
-    }
 }
 
 fn value(of: &impl Serialize) -> Result<Value, Failure> {
@@ -416,14 +222,20 @@ fn value(of: &impl Serialize) -> Result<Value, Failure> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
     use std::rc::Rc;
 
+    use super::super::{Mouth, Parts};
     use super::*;
+    use crate::handlers::builtin::kind::Common;
+    use crate::handlers::targets::Targets;
+    use crate::runner::keeper::words::Answer;
 
     /// Remembers what was said, as a keeper does.
     #[derive(Clone, Default)]
-    pub(crate) struct Ear(Rc<RefCell<Vec<Word>>>);
+    struct Ear(Rc<RefCell<Vec<Word>>>);
 
     impl Mouth for Ear {
         fn say(&self, word: &Word) -> Result<Answer, String> {
@@ -461,7 +273,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn run(attempt: u32, ear: &Ear) -> Run {
+    fn run(attempt: u32, ear: &Ear) -> Run {
         Run::new(Parts {
             id: 7,
             attempt,
