@@ -61,7 +61,7 @@ static ALL: &[Entry] = &[
 /// Every engine of targets, with what judges its settings.
 static ENGINES: &[(&str, Judge)] = &[
     ("app", |settings| read_settings::<deploy::App>(settings)?.check()),
-    ("postgresql", judged::<database::Postgresql>),
+    ("postgresql", |settings| read_settings::<database::Postgresql>(settings)?.check()),
     ("mariadb", judged::<database::Mariadb>),
     (units::ENGINE, judged::<units::Systemd>),
     #[cfg(feature = "containers")]

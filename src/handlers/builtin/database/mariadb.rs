@@ -47,6 +47,26 @@ pub(in super::super) struct Mariadb {
     pub(super) password_credentials: Vec<String>,
     /// Directory of files that may be a user's password: `password_ref = "file:/PATH"`.
     pub(super) password_dir: Option<PathBuf>,
+    /// Of a replica: the target that is its primary.
+    pub(super) replica_of: Option<String>,
+    /// Of a primary: how its replicas connect with it.
+    pub(super) replication: Option<Replication>,
+}
+
+/// How replicas connect with their primary: a replica takes no Unix socket.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Replication {
+    /// The primary's host, as its replicas name it.
+    pub(super) host: String,
+    #[serde(default = "port")]
+    pub(super) port: u16,
+    /// A user with REPLICATION SLAVE.
+    pub(super) user: String,
+}
+
+fn port() -> u16 {
+    3306
 }
 
 fn hosts() -> Vec<String> {

@@ -48,6 +48,75 @@ pub(in super::super) struct Postgresql {
     /// The systemd credentials of the daemon that `password_ref` may mean with `credential:`.
     #[serde(default)]
     pub(super) password_credentials: Vec<String>,
+    /// Of a replica: the target that is its primary.
+    pub(super) replica_of: Option<String>,
+    /// Of a replica: the name of its slot on the primary.
+    pub(super) slot: Option<String>,
+    /// Of a primary: how its replicas connect with it, as libpq has it and without a password:
+    /// `host=... port=... user=...`.
+    pub(super) replication: Option<String>,
+    /// The server's processes and files, for what cannot be done by a statement.
+    pub(super) cluster: Option<Cluster>,
+}
+
+/// A server's processes and files on this host.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Cluster {
+    /// Where its data are.
+    pub(super) data_directory: PathBuf,
+    /// Where its programs are.
+    pub(super) bin_directory: PathBuf,
+    /// Its postgresql.conf, if that is not in the data directory.
+    pub(super) config_file: Option<PathBuf>,
+    /// The system's user that it runs as, and whose its files are.
+    #[serde(default = "system_user")]
+    pub(super) system_user: String,
+    /// A program that starts it. It must not be a child of that program's: `systemctl start postgresql@15-main`.
+    pub(super) start: Vec<String>,
+    /// A program that stops it and ends when it is down.
+    pub(super) stop: Vec<String>,
+    /// Longest time for either, in seconds.
+    #[serde(default = "patience_s")]
+    pub(super) patience_s: u32,
+}
+
+fn system_user() -> String {
+    "postgres".to_owned()
+}
+
+fn patience_s() -> u32 {
+    120
+}
+
+impl Postgresql {
+    /// Judges what the types do not say.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with the key.
+    pub(in super::super) fn check(&self) -> Result<(), String> {
+        let is_slot = |name: &str| {
+            let is_letter =
+                |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+            (1..64).contains(&name.len()) && name.chars().all(is_letter)
+        };
+        if self.slot.as_deref().is_some_and(|name| !is_slot(name)) {
+            return Err("slot must be of a-z 0-9 _ and have 1 to 63 of them".to_owned());
+        }
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let paths =
+            [Some(&cluster.data_directory), Some(&cluster.bin_directory), cluster.config_file.as_ref()];
+        if let Some(path) = paths.into_iter().flatten().find(|path| !path.is_absolute()) {
+            return Err(format!("cluster: {} must be an absolute path", path.display()));
+        }
+        for argv in [&cluster.start, &cluster.stop] {
+            if !argv.first().is_some_and(|path| path.starts_with('/')) {
+                return Err(format!("cluster: {argv:?} must begin with the absolute path of a program"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn pg_dump() -> PathBuf {
