@@ -1,5 +1,6 @@
 //! Databases and their users on MariaDB.
 
+mod delete;
 mod users;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,7 @@ pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
     for any_names in [false, true] {
         try_it(&Create { mariadb: &mariadb, any_names, count: AtomicU32::new(0) });
     }
+    try_it(&delete::Delete { mariadb: &mariadb, count: AtomicU32::new(0) });
     try_it(&users::Create { mariadb: &mariadb, count: AtomicU32::new(0), home: std::sync::Mutex::default() });
     try_it(&users::Delete { mariadb: &mariadb, count: AtomicU32::new(0) });
 }
@@ -29,6 +31,7 @@ fn targets(mariadb: &Mariadb, any_names: bool) -> String {
         let target = target.as_table_mut().expect("a table");
         target.insert("socket".to_owned(), mariadb.socket().display().to_string().into());
         target.insert("user".to_owned(), "root".into());
+        target.insert("backup_dir".to_owned(), mariadb.backups().display().to_string().into());
         target.insert("any_names".to_owned(), any_names.into());
     }
     toml::Table::from_iter([("targets".to_owned(), targets.into())]).to_string()

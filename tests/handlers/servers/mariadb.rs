@@ -12,7 +12,7 @@ use crate::common::until;
 
 /// The rights that the example asks for.
 const GRANTS: [&str; 3] = [
-    "GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO root@localhost",
+    "GRANT CREATE USER, CONNECTION ADMIN, PROCESS, SET USER ON *.* TO root@localhost",
     "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
      EXECUTE, CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EVENT, TRIGGER ON *.* TO root@localhost
      WITH GRANT OPTION",
@@ -36,6 +36,7 @@ impl Mariadb {
         install.args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=socket"]);
         install.args(["--skip-test-db", "--skip-name-resolve"]).arg(mariadb.data());
         output(&mut install);
+        std::fs::create_dir(mariadb.backups()).expect("a directory");
         mariadb.bring_up();
         mariadb.query("DROP USER root@localhost");
         mariadb.query("CREATE USER root@localhost IDENTIFIED VIA unix_socket");
@@ -52,6 +53,11 @@ impl Mariadb {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")
+    }
+
+    /// Where dumps go.
+    pub fn backups(&self) -> PathBuf {
+        self.dir.path().join("backups")
     }
 
     /// `--datadir=` with its directory.
@@ -71,6 +77,8 @@ impl Mariadb {
         let mut command = self.as_mysql("mariadbd");
         command.arg(self.data()).args(["--skip-networking", "--skip-name-resolve", "--log-bin=binlog"]);
         command.args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--pid-file=pid"]);
+        // Who is not the superuser makes triggers.
+        command.arg("--log-bin-trust-function-creators");
         // It has every statement.
         command.args(["--general-log", "--general-log-file=statements"]);
         *server = Some(Process::start(&mut command, &self.dir.path().join("log")));
@@ -90,6 +98,22 @@ impl Mariadb {
         if let Some(mut server) = self.server.lock().expect("the server").take() {
             server.end(Signal::KILL);
         }
+    }
+
+    /// A client that has that database as its own until its session is ended.
+    pub fn session(&self, database: &str) -> std::process::Child {
+        let mut client = self.as_mysql("mariadb");
+        client.args([database, "--execute", "SELECT SLEEP(1000)"]).stderr(std::process::Stdio::null());
+        let client = client.spawn().expect("a client");
+        let inside = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{database}'");
+        until("a session", || (self.query(&inside) == "1").then_some(()));
+        client
+    }
+
+    /// Has a database carry out what is in a file.
+    pub fn load(&self, database: &str, path: &Path) {
+        let file = std::fs::File::open(path).expect("a dump");
+        output(self.as_mysql("mariadb").arg(database).stdin(file));
     }
 
     /// The answer of a statement as the superuser: fields by tabs, rows by lines.

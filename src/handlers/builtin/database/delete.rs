@@ -3,6 +3,7 @@
 //! The database is dumped first, and nothing is written to it after its dump was begun: before that it is out of
 //! everybody's reach. What an engine does for that is in its own file.
 
+mod mariadb;
 mod postgres;
 
 use schemars::JsonSchema;
@@ -67,14 +68,14 @@ impl Kind for DatabaseDelete {
     const ACTION: &'static str = "database_delete";
     const PAGE: Page = Page {
         does: "Deletes a database after it has dumped it into the target's backup_dir. Before the dump it is renamed to \
-               actiond_delete_ID, so that nothing can be written that is not in it.",
+               actiond_delete_ID, on MariaDB its tables are moved there, so that nothing can be written that is not in it.",
         engines: super::ENGINES,
         result: &[
             ("database", "its name"),
             ("engine", "postgresql or mariadb"),
             ("dropped", "whether it was there and is no more"),
             ("terminated_sessions", "how many sessions were ended (force)"),
-            ("backup_path", "the dump, which pg_restore -d DATABASE reads"),
+            ("backup_path", "the dump, which pg_restore -d DATABASE reads, or mariadb DATABASE"),
             ("backup_bytes", "its size"),
             ("backup_sha256", "its SHA-256"),
         ],
@@ -83,7 +84,9 @@ impl Kind for DatabaseDelete {
         undo: "Gives it its name back and opens it again, and removes the dump. Once it is dropped there is nothing to take \
                back: the dump stays, and a warning names it.",
         rights: "PostgreSQL: CREATEDB, membership in the owner's role, pg_read_all_data for the dump, pg_signal_backend for \
-                 force. The handler's user must be able to write to backup_dir.",
+                 force. MariaDB: SELECT, INSERT, CREATE, DROP, ALTER, TRIGGER, EVENT, SHOW VIEW and PROCESS, CONNECTION ADMIN \
+                 for force, and for databases with triggers what it takes to make them again: SET USER, and SUPER or \
+                 log_bin_trust_function_creators. The handler's user must be able to write to backup_dir.",
     };
     type Params = Params;
 
@@ -94,7 +97,7 @@ impl Kind for DatabaseDelete {
             .map_err(|problem| format!("database {problem}"))?;
         match engine {
             Engine::Postgresql => postgres::check(params, target)?,
-            Engine::Mariadb => return Err(super::NOT_YET.to_owned()),
+            Engine::Mariadb => mariadb::check(params, target)?,
         }
         let is_confirmed = params.confirm.as_ref().is_none_or(|confirm| *confirm == params.database);
         if !is_confirmed || !params.backup.required && params.confirm.is_none() {
@@ -107,7 +110,7 @@ impl Kind for DatabaseDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::plan(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::plan(params, run, target).await,
         }
     }
 
@@ -115,7 +118,7 @@ impl Kind for DatabaseDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::execute(params, run, target).await,
-            Engine::Mariadb => Err(super::not_yet()),
+            Engine::Mariadb => mariadb::execute(params, run, target).await,
         }
     }
 
@@ -123,7 +126,7 @@ impl Kind for DatabaseDelete {
         let (target, engine) = chosen(run, params.engine, params.server.as_deref())?;
         match engine {
             Engine::Postgresql => postgres::undo(params, run, target).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::undo(params, run, target).await,
         }
     }
 }

@@ -29,6 +29,14 @@ pub(super) struct Dump {
     sha256: String,
 }
 
+/// What a dump is made of, one after the other.
+pub(super) enum Piece {
+    /// What it writes to its standard output.
+    Program(Command),
+    /// What is in it.
+    File(PathBuf),
+}
+
 /// Where it goes.
 pub(super) struct DumpFile {
     pub(super) path: PathBuf,
@@ -45,36 +53,52 @@ impl DumpFile {
         Self { part: dir.join(format!("{name}.part")), path: dir.join(name) }
     }
 
-    /// Has the program write to it; returns when all of it is durable.
+    /// Fills it with these pieces; returns when all of it is durable.
     ///
     /// # Errors
     ///
-    /// The program failed, or the file cannot be written. Either may pass: transient.
-    pub(super) async fn fill(&self, mut program: Command) -> Result<Dump, Failure> {
-        let told = |error: io::Error| {
-            Failure::transient("dump", format!("cannot dump to {}: {error}", self.path.display()))
-        };
+    /// A program failed, or the file cannot be written. Either may pass: transient.
+    pub(super) async fn fill(&self, pieces: Vec<Piece>) -> Result<Dump, Failure> {
+        let told = |error: io::Error| self.failed(&error);
         gone(fs::remove_file(&self.part)).map_err(told)?;
-        let file =
+        let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.part).map_err(told)?;
-        program
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().map_err(told)?)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let output = program.spawn().map_err(told)?.wait_with_output().await.map_err(told)?;
-        if !output.status.success() {
-            gone(fs::remove_file(&self.part)).map_err(told)?;
-            let from = output.stderr.len().saturating_sub(SAID_BYTES_MAX);
-            let said = String::from_utf8_lossy(output.stderr.get(from..).unwrap_or_default());
-            let said = said.trim();
-            return Err(Failure::transient("dump", format!("the dump failed ({}): {said}", output.status)));
+        for piece in pieces {
+            match piece {
+                Piece::File(path) => {
+                    let mut from = File::open(path).map_err(told)?;
+                    io::copy(&mut from, &mut file).map_err(told)?;
+                }
+                Piece::Program(program) => self.append(program, &file).await?,
+            }
         }
         file.sync_all().map_err(told)?;
         let dump = self.of(&self.part).await.map_err(told)?;
         fs::rename(&self.part, &self.path).map_err(told)?;
         self.sync_dir().map_err(told)?;
         Ok(dump)
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        Failure::transient("dump", format!("cannot dump to {}: {error}", self.path.display()))
+    }
+
+    async fn append(&self, mut program: Command, file: &File) -> Result<(), Failure> {
+        let told = |error: io::Error| self.failed(&error);
+        program
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().map_err(told)?)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let output = program.spawn().map_err(told)?.wait_with_output().await.map_err(told)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        gone(fs::remove_file(&self.part)).map_err(told)?;
+        let from = output.stderr.len().saturating_sub(SAID_BYTES_MAX);
+        let said = String::from_utf8_lossy(output.stderr.get(from..).unwrap_or_default());
+        let said = said.trim();
+        Err(Failure::transient("dump", format!("the dump failed ({}): {said}", output.status)))
     }
 
     /// The dump, if it has its final name.

@@ -6,13 +6,15 @@
 //! is gone goes on in its session, so whoever has got the lock knows that nothing of an earlier attempt goes on. Unlike a look
 //! at the list of processes this needs no privilege. After a crash of the server there are no sessions and no locks.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use super::super::Failure;
@@ -38,6 +40,14 @@ pub(in super::super) struct Mariadb {
     /// Names of databases and users may be any that the server takes, not only plain ones.
     #[serde(default)]
     pub(super) any_names: bool,
+    /// Directory of the dumps that are made before a database is deleted.
+    pub(super) backup_dir: Option<PathBuf>,
+    /// The program that makes them.
+    #[serde(default = "dump")]
+    pub(super) dump: PathBuf,
+    /// The program that reads them.
+    #[serde(default = "client")]
+    pub(super) client: PathBuf,
     /// Hosts that users may log in from, as the server has them (`localhost`, `10.0.0.7`, `%`); the first is meant where
     /// none is said.
     #[serde(default = "hosts")]
@@ -69,11 +79,29 @@ fn port() -> u16 {
     3306
 }
 
+fn dump() -> PathBuf {
+    "mariadb-dump".into()
+}
+
+fn client() -> PathBuf {
+    "mariadb".into()
+}
+
 fn hosts() -> Vec<String> {
     vec!["localhost".to_owned()]
 }
 
 impl Mariadb {
+    /// A program of MariaDB that logs in as the target's user does.
+    pub(super) fn program(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        let mut socket = OsString::from("--socket=");
+        socket.push(&self.socket);
+        // Files with options of whoever runs it are not the target's.
+        command.arg("--no-defaults").arg(socket).arg(format!("--user={}", self.user));
+        command
+    }
+
     /// The host that a user logs in from.
     ///
     /// # Errors
@@ -164,6 +192,21 @@ impl Session {
         let first = self.0.lock().await.exec_first(statement, parameters).await;
         first.map_err(|error| failure(what, &error))
     }
+
+    /// All rows of the answer to a statement.
+    ///
+    /// # Errors
+    ///
+    /// The server's, with `what` in front.
+    pub(super) async fn all<R: FromRow + Send + 'static>(
+        &self,
+        what: &str,
+        statement: &str,
+        parameters: impl Into<Params> + Send,
+    ) -> Result<Vec<R>, Failure> {
+        let all = self.0.lock().await.exec(statement, parameters).await;
+        all.map_err(|error| failure(what, &error))
+    }
 }
 
 /// A literal as it stands in a statement of a [`Session`].
@@ -191,6 +234,7 @@ pub(super) fn failure(what: &str, error: &Error) -> Failure {
         1008 | 1049 => "not_found",
         1044 | 1045 | 1142 | 1227 | 1410 | 1698 => "not_allowed",
         1290 | 1836 => "read_only",
+        1094 => "no_session",
         _ => "sql",
     };
     Failure::permanent(code, told).with("errno", answer.code).with("sqlstate", answer.state.as_str())

@@ -129,13 +129,6 @@ impl Preset {
     }
 }
 
-/// Of a type whose other engine has no code yet. `check` has refused it.
-fn not_yet() -> Failure {
-    Failure::permanent("refused", NOT_YET)
-}
-
-const NOT_YET: &str = "engine: MariaDB cannot be done yet";
-
 const fn wanted(engine: Option<Engine>) -> &'static [&'static str] {
     match engine {
         Some(Engine::Postgresql) => &["postgresql"],

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::Engine;
-use super::super::dump::{Dump, DumpFile};
+use super::super::dump::{Dump, DumpFile, Piece};
 use super::super::names::quoted;
 use super::super::postgres::{Postgresql, Session, application};
 use super::{Deleted, Params};
@@ -102,7 +102,7 @@ pub(super) async fn execute(params: &Params, run: &Run, target: &Target) -> Resu
         let found = async |()| Ok(file.finished().await?.map_or(Found::NotDone, Found::Done));
         run.progress(10, "dumping the database");
         let settings: Postgresql = target.settings().map_err(|why| Failure::permanent("target", why))?;
-        let act = async |(): &()| file.fill(pg_dump(&settings, run, &aside)).await;
+        let act = async |(): &()| file.fill(vec![Piece::Program(pg_dump(&settings, run, &aside))]).await;
         Some(run.step(BACKUP, async || Ok(()), act, async |(): &()| found(()).await).await?)
     } else {
         None
