@@ -13,6 +13,7 @@
 )]
 
 mod cancel;
+mod footprint;
 mod host;
 #[expect(dead_code, reason = "other tests need more of it")]
 #[path = "../whole/common/http.rs"]
