@@ -13,22 +13,25 @@ const WORK: &str = "echo started; trap 'exit 0' TERM; while :; do sleep 60 & wai
 const STARTED: &str = "started";
 
 /// Gives each subject of this family to `try_it`.
-pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
-    for brand in [Brand::Docker, Brand::Podman] {
-        let engine = Engine::start(brand);
-        let neighbours = neighbours(&engine);
-        // The engines differ in what they answer to these two.
-        let of_both = [What::Container, What::Pause];
-        let of_docker =
-            [What::Rolling, What::Parallel, What::Resume].into_iter().filter(|_| brand == Brand::Docker);
-        for what in of_both.into_iter().chain(of_docker) {
-            try_it(&Containers {
-                engine: &engine,
-                neighbours: &neighbours,
-                what,
-                world: Mutex::new(World::default()),
-            });
-        }
+pub fn docker(try_it: &mut dyn FnMut(&dyn Subject)) {
+    each(Brand::Docker, &[What::Container, What::Pause, What::Rolling, What::Parallel, What::Resume], try_it);
+}
+
+/// The engines differ in what they answer to these two.
+pub fn podman(try_it: &mut dyn FnMut(&dyn Subject)) {
+    each(Brand::Podman, &[What::Container, What::Pause], try_it);
+}
+
+fn each(brand: Brand, tried: &[What], try_it: &mut dyn FnMut(&dyn Subject)) {
+    let engine = Engine::start(brand);
+    let neighbours = neighbours(&engine);
+    for what in tried {
+        try_it(&Containers {
+            engine: &engine,
+            neighbours: &neighbours,
+            what: *what,
+            world: Mutex::new(World::default()),
+        });
     }
 }
 

@@ -39,7 +39,8 @@ use table::Table;
 
 /// Families run beside each other, each against servers of its own; what it starts it stops.
 const FAMILIES: &[(&str, Each)] = &[
-    ("containers", containers::each),
+    ("docker", containers::docker),
+    ("podman", containers::podman),
     ("databases", databases::each),
     ("deploy", deploy::each),
     ("mariadb", mariadb::each),
