@@ -55,7 +55,8 @@ pub enum Event {
     Due = 1,
     /// An attempt was claimed for it.
     Claim = 2,
-    /// Something beside the state changed: the running attempt's program, a checkpoint, a held action's locks.
+    /// Something beside the state changed: the running attempt's program, a checkpoint, a held action's locks, that a
+    /// waiting one is cancelled whose attempts did something that is to be taken back.
     Note = 3,
     Succeed = 4,
     Fail = 5,
@@ -117,7 +118,7 @@ impl State {
             | (S::Held, E::Resume)
             | (S::Rebooting, E::Rebooted) => S::Queued,
             (S::Queued, E::Claim) => S::Running,
-            (S::Running | S::Cancelling | S::Rebooting | S::Held, E::Note) => self,
+            (S::Queued | S::Running | S::Cancelling | S::Rebooting | S::Held, E::Note) => self,
             (S::Running | S::Cancelling | S::Rebooting | S::Held, E::Succeed) => S::Succeeded,
             (S::Running | S::Rebooting | S::Held, E::Fail) => S::Failed,
             (S::Running, E::Retry) => S::RetryWait,
@@ -232,7 +233,7 @@ mod tests {
         //              events: Due Claim Note Succeed Fail Retry TimeOut Cancel CancelDone
         //                      Requeue Hold Resume Expire Supersede Reboot Rebooted
         ("scheduled", "q......C..h.EU.."),
-        ("queued", ".R.....C..h.EU.."),
+        ("queued", ".Rq....C..h.EU.."),
         ("retry_wait", "q......C..h.E..."),
         ("held", "..hSF..C...q...."),
         ("running", "..RSFrTc.qh...b."),

@@ -40,6 +40,12 @@ impl Step {
         }
         Ok(Self { name, begun_at, done_at: None })
     }
+
+    /// How far an action is that has these. It only grows: no step that has begun or is done goes back.
+    #[must_use]
+    pub fn extent(steps: &[Self]) -> usize {
+        steps.len() + steps.iter().filter(|step| step.done_at.is_some()).count()
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::core::Core;
 use super::outcome::{ago, excerpt};
 use super::request::{Accepted, Command, CommandError, QueueStatus, Submission};
 use super::scheduler::{Input, QueueIndex};
+use super::undo::Ending;
 use super::worker;
 use crate::action::{Action, ActionId, Actor, Body, CancelRequest, Event, State, Timestamp};
 use crate::handlers::StopReason;
@@ -84,21 +85,34 @@ impl Core {
             return Ok(action);
         }
         let request = CancelRequest { uid: actor.uid, at: now, reason: excerpt(reason) };
-        if action.status.state != State::Running {
+        let waits = action.status.state != State::Running;
+        if waits && action.status.state != State::Held && action.status.cancel.is_some() {
+            // It waits for its turn to be taken back.
+            return Ok(action);
+        }
+        if waits {
             action.status.cancel = Some(request);
-            let text = cancelled_text(&action, now);
-            return self.finish(now, action, Event::Cancel, &text, None);
+            let why = format!("cancelled by uid {}", actor.uid);
+            return match self.queue_undo(now, action, &with_reason(why, reason))? {
+                Ok(action) => Ok(action),
+                Err(action) => {
+                    let text = cancelled_text(&action, now);
+                    self.finish(now, action, Event::Cancel, &text, None)
+                }
+            };
         }
         let id = action.id;
         let action = self.change(action, Event::Cancel, |status| status.cancel = Some(request))?;
         if let Some(live) = self.live.get(&id) {
-            let stop = live.stop.clone();
-            self.then(move || worker::stop(&stop, StopReason::Cancel));
+            // What takes it back goes on.
+            if live.ending.is_none() {
+                let stop = live.stop.clone();
+                self.then(move || worker::stop(&stop, StopReason::Cancel));
+            }
             return Ok(action);
         }
         // Nothing of it runs: an interrupted attempt whose effect is being looked for.
-        let text = cancelled_text(&action, now);
-        self.finish(now, action, Event::CancelDone, &text, None)
+        self.end(now, action, Ending::new(Event::CancelDone, ""))
     }
 
     /// Submits the same request again, in the name of who asks for it.

@@ -26,6 +26,7 @@ use super::reboot::{Host, Reboot};
 use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
+use super::undo::Ending;
 use super::worker::Task;
 use super::{Settings, Shared, unpoison, worker};
 use crate::action::{Action, ActionId, Body, Claim, Event, State, Timestamp};
@@ -55,6 +56,8 @@ pub(super) struct Live {
     pub stop: watch::Sender<Option<StopReason>>,
     /// It goes on when the daemon stops.
     pub outlives: bool,
+    /// It only takes back what was done, and then the action ends so.
+    pub ending: Option<Ending>,
 }
 
 /// What is done once the turn is durable.
@@ -64,7 +67,8 @@ pub(super) enum After {
     Start(Arc<Action>, Arc<dyn Handler>),
     /// An attempt that an earlier run left.
     Adopt(Arc<Action>, Arc<dyn Handler>),
-    Undo(Arc<Action>, Arc<dyn Handler>),
+    /// Takes back what attempts have done; how the action ends then.
+    Undo(Arc<Action>, Arc<dyn Handler>, Ending),
     Probe(Arc<Action>, Arc<dyn Handler>),
     Changed(Change),
 }
@@ -276,7 +280,9 @@ impl Core {
                     worker::spawn(self, &action, handler, Task::Run);
                 }
                 After::Adopt(action, handler) => worker::spawn(self, &action, handler, Task::Adopt),
-                After::Undo(action, handler) => worker::spawn(self, &action, handler, Task::Undo),
+                After::Undo(action, handler, ending) => {
+                    worker::spawn(self, &action, handler, Task::Undo(ending));
+                }
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
             }
@@ -307,8 +313,9 @@ impl Core {
         };
         let handler = Arc::clone(&route.handler);
         let (fence, is_gated) = (self.next_fence(), handler.is_gated(&action));
+        let undone_only = self.undone_only(now, &action);
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
-        let action = self.change(action, Event::Claim, |status| {
+        let mut action = self.change(action, Event::Claim, |status| {
             status.attempt += 1;
             status.locks_freed = false;
             status.due_at = None;
@@ -316,7 +323,14 @@ impl Core {
             status.claim =
                 Some(Claim { incarnation, boot_id, began_at: now, fence, is_gated, program: None });
         })?;
-        self.after.push(After::Start(Arc::new(action), handler));
+        if let Some(ending) = undone_only {
+            if ending.event == Event::CancelDone {
+                action = self.change(action, Event::Cancel, |_| {})?;
+            }
+            self.after.push(After::Undo(Arc::new(action), handler, ending));
+        } else {
+            self.after.push(After::Start(Arc::new(action), handler));
+        }
         Ok(())
     }
 
@@ -339,7 +353,12 @@ impl Core {
     }
 
     fn expire(&mut self, now: Timestamp, id: ActionId) -> Result<(), StoreError> {
-        if let Ok(Some(action)) = self.look_up(now, id)? {
+        let Ok(found) = self.look_up(now, id)? else { return Ok(()) };
+        let Some(action) = found else {
+            self.step(now, Input::Leave(id));
+            return Ok(());
+        };
+        if let Err(action) = self.queue_undo(now, action, "its deadline is over")? {
             self.finish(now, action, Event::Expire, "its deadline was over before it ran to an end", None)?;
         }
         Ok(())

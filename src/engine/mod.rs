@@ -30,6 +30,7 @@ mod status;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod worker;
 
 use std::collections::HashMap;

@@ -5,11 +5,11 @@
 //! `finished_*` fields are set in one place, [`Core::finish`]. Called by `engine::core`; `commands` and
 //! `recovery` end actions through it.
 
-use super::commands::cancelled_text;
 use super::core::{After, Core};
 use super::recovery::{Decision, by_policy};
 use super::request::Said;
 use super::scheduler::Input;
+use super::undo::Ending;
 use super::unpoison;
 use crate::action::{
     ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, STEPS_MAX,
@@ -62,9 +62,9 @@ pub(super) fn what_follows(
     let over = action.body.deadline.is_some_and(|deadline| deadline <= now);
     match outcome {
         Outcome::Succeeded { .. } => Next::Succeed,
-        Outcome::Unkillable { .. } => Next::Hold,
+        // Cancelled or not: its resource is not free while nobody knows what state it is in.
+        Outcome::Unkillable { .. } | Outcome::Undecided { .. } => Next::Hold,
         _ if cancelling => Next::CancelDone,
-        Outcome::Undecided { .. } => Next::Hold,
         Outcome::Failed { retryable: false, .. } | Outcome::Cancelled { .. } => Next::Fail,
         Outcome::Failed { .. } => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
         Outcome::TimedOut { .. } | Outcome::Reboot { .. } if over => Next::TimeOut,
@@ -117,9 +117,7 @@ impl Core {
         match said {
             Said::Ended(outcome, afterwards) => {
                 let is_current = self.live.get(&id).is_some_and(|live| live.attempt == attempt);
-                if is_current {
-                    self.live.remove(&id);
-                }
+                let live = if is_current { self.live.remove(&id) } else { None };
                 if outcome == Outcome::LeftRunning {
                     return Ok(());
                 }
@@ -130,7 +128,10 @@ impl Core {
                     tracing::warn!(action_id = id.0, attempt, "an attempt that is not current ended");
                     return Ok(());
                 };
-                self.ended(now, action, outcome)?;
+                match live.and_then(|live| live.ending) {
+                    Some(ending) => self.undone(now, action, outcome, ending)?,
+                    None => self.ended(now, action, outcome)?,
+                }
                 crash_point("outcome_staged");
                 self.do_afterwards(now, id, afterwards)?;
             }
@@ -223,20 +224,24 @@ impl Core {
                     status.reason = excerpt(&reason);
                 })?;
             }
-            Next::Succeed | Next::Fail | Next::TimeOut => {
-                let event = match next {
-                    Next::Succeed => Event::Succeed,
-                    Next::Fail => Event::Fail,
-                    _ => Event::TimeOut,
-                };
+            Next::Succeed => {
                 action.status.tries_used += 1;
                 end_attempt(&mut action.status, now, end, &message);
-                self.finish(now, action, event, &message, result)?;
+                self.finish(now, action, Event::Succeed, &message, result)?;
+            }
+            Next::Fail => {
+                self.end(now, action, Ending { event: Event::Fail, message, result, is_try: true, lost: 0 })?;
+            }
+            Next::TimeOut => {
+                self.end(
+                    now,
+                    action,
+                    Ending { event: Event::TimeOut, message, result, is_try: true, lost: 0 },
+                )?;
             }
             Next::CancelDone => {
-                let text = cancelled_text(&action, now);
-                let text = if message.is_empty() { text } else { format!("{text}; {message}") };
-                self.finish(now, action, Event::CancelDone, &text, result)?;
+                let ending = Ending { event: Event::CancelDone, message, result, is_try: false, lost: 0 };
+                self.end(now, action, ending)?;
             }
         }
         Ok(())
@@ -290,39 +295,28 @@ impl Core {
                 self.change(action, Event::Requeue, |status| text.clone_into(&mut status.reason))?;
             }
             Decision::Fail => {
-                end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "interrupted");
                 let text = "interrupted: its attempt ended with the daemon, and it may not be run again";
-                self.finish(now, action, Event::Fail, text, None)?;
+                self.end(now, action, Ending::new(Event::Fail, text))?;
             }
             Decision::Hold(reason) => self.hold(now, action, &reason)?,
             Decision::TimeOut => {
-                end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "interrupted");
                 let text = "its deadline was over after its attempt was interrupted";
-                self.finish(now, action, Event::TimeOut, text, None)?;
+                self.end(now, action, Ending::new(Event::TimeOut, text))?;
             }
-            Decision::CancelDone => {
-                let text = cancelled_text(&action, now);
-                self.finish(now, action, Event::CancelDone, &text, None)?;
-            }
+            Decision::CancelDone => drop(self.end(now, action, Ending::new(Event::CancelDone, ""))?),
             Decision::Rebooted => {
                 end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "the host has rebooted");
                 self.step(now, Input::Queue(id));
                 self.change(action, Event::Rebooted, |status| status.reason.clear())?;
             }
             // A daemon that stops leaves the claim as it is, and its next start asks.
-            Decision::Probe | Decision::Undo if self.scheduler.is_draining() => {}
+            Decision::Probe if self.scheduler.is_draining() => {}
             Decision::Probe => {
                 let route = self.registry.find(&action.body.action, &action.body.resource_type);
                 if let Some(handler) = route.map(|route| std::sync::Arc::clone(&route.handler)) {
                     self.after.push(After::Probe(std::sync::Arc::new(action), handler));
                 } else {
                     self.hold(now, action, super::recovery::NO_HANDLER)?;
-                }
-            }
-            Decision::Undo => {
-                let route = self.registry.find(&action.body.action, &action.body.resource_type);
-                if let Some(handler) = route.map(|route| std::sync::Arc::clone(&route.handler)) {
-                    self.after.push(After::Undo(std::sync::Arc::new(action), handler));
                 }
             }
             // Perhaps asked for already; but the host is still here.

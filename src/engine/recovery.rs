@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::core::Core;
 use super::outcome::end_attempt;
 use crate::action::{Action, ActionId, AttemptEnd, Event, ProbeAnswer, Recovery, State, Timestamp};
-use crate::runner::adoption::{Stated, Survey};
+use crate::runner::adoption::Survey;
 use crate::store::StoreError;
 
 /// Deaths of the daemon by one action after which it is held whatever its policy.
@@ -41,8 +41,6 @@ pub(super) enum Decision {
     Hold(String),
     TimeOut,
     CancelDone,
-    /// Have its handler take back what it has done; then it is cancelled.
-    Undo,
     /// The reboot it asked for has happened.
     Rebooted,
     /// The reboot it asked for is still to come.
@@ -67,8 +65,6 @@ pub(super) struct Facts<'a> {
     pub starts: u64,
     pub deadline_over: bool,
     pub has_handler: bool,
-    /// Its handler takes back what a cancelled attempt has done.
-    pub undoes: bool,
 }
 
 /// The policy of a start. Earlier rules outrank later ones: while something of an attempt is alive, nobody
@@ -84,7 +80,6 @@ pub(super) fn decide(facts: Facts<'_>) -> Decision {
         ));
     }
     match facts.state {
-        State::Cancelling if facts.undoes && facts.deaths < DEATHS_MAX => return Decision::Undo,
         State::Cancelling => return Decision::CancelDone,
         State::Rebooting if facts.rebooted => return Decision::Rebooted,
         State::Rebooting if facts.starts >= STARTS_MAX => {
@@ -149,7 +144,6 @@ impl Decision {
             Self::Hold(_) => "held",
             Self::TimeOut => "timed_out",
             Self::CancelDone => "cancelled",
-            Self::Undo => "undone",
             Self::Rebooted => "rebooted",
             Self::Wait => "rebooting",
         }
@@ -176,9 +170,8 @@ impl Core {
                 self.adopt(action);
                 continue;
             }
-            if let Some(Stated { checkpoint, steps }) = survey.stated.get(id).cloned() {
-                action.status.checkpoint = checkpoint.or(action.status.checkpoint);
-                action.status.steps = steps.unwrap_or(action.status.steps);
+            if let Some(stated) = survey.stated.get(id) {
+                stated.clone().carry_on(&mut action.status.steps, &mut action.status.checkpoint);
             }
             if death == Some(Death { id: *id, attempt: action.status.attempt }) {
                 action.status.deaths += 1;
@@ -201,7 +194,6 @@ impl Core {
                 held = count("held"),
                 timed_out = count("timed_out"),
                 cancelled = count("cancelled"),
-                undone = count("undone"),
                 rebooted = count("rebooted"),
                 rebooting = count("rebooting"),
                 "attempts of an earlier run taken up or recovered"
@@ -238,7 +230,6 @@ impl Core {
             starts: claim.map_or(0, |claim| self.incarnation.saturating_sub(claim.incarnation)),
             deadline_over: action.body.deadline.is_some_and(|deadline| deadline <= now),
             has_handler: route.is_some(),
-            undoes: route.is_some_and(|route| route.handler.undoes(action)),
         }
     }
 
@@ -279,7 +270,6 @@ mod tests {
         starts: 1,
         deadline_over: false,
         has_handler: true,
-        undoes: false,
     };
 
     fn words(facts: Facts<'static>) -> Vec<&'static str> {
@@ -311,8 +301,6 @@ mod tests {
     #[test]
     fn cancelled_attempt_is_done_with_and_a_reboot_is_awaited() {
         assert_eq!(words(Facts { state: State::Cancelling, deaths: 3, ..FACTS }), ["cancelled"; 5]);
-        assert_eq!(words(Facts { state: State::Cancelling, undoes: true, ..FACTS }), ["undone"; 5]);
-        assert_eq!(words(Facts { undoes: true, ..FACTS }), words(FACTS));
         assert_eq!(words(Facts { state: State::Rebooting, ..FACTS }), ["rebooting"; 5]);
         assert_eq!(
             words(Facts { state: State::Rebooting, rebooted: true, starts: 9, ..FACTS }),
@@ -337,7 +325,7 @@ mod tests {
                             Decision::TimeOut => Event::TimeOut,
                             Decision::CancelDone => Event::CancelDone,
                             Decision::Rebooted => Event::Rebooted,
-                            Decision::Probe | Decision::Wait | Decision::Undo => continue,
+                            Decision::Probe | Decision::Wait => continue,
                         };
                         assert!(state.apply(event).is_ok(), "{facts:?}");
                     }

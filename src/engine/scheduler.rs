@@ -133,7 +133,12 @@ impl Scheduler {
         }
         if is_over {
             // At once, so that nothing can start it in the same round.
-            self.leave(id);
+            if entry.holds_locks {
+                self.step_out(id, &entry);
+                self.forget_times(id);
+            } else {
+                self.leave(id);
+            }
             commands.push(Command::Expire(id));
         } else if is_due {
             self.queue(id);
@@ -196,6 +201,12 @@ impl Scheduler {
         }
         self.line_up(id, &entry);
         self.watch(id, State::Queued);
+    }
+
+    fn forget_times(&mut self, id: ActionId) {
+        if self.entries.forget_times(id) {
+            self.timers.forget(id);
+        }
     }
 
     fn unlock(&mut self, id: ActionId) {

@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::core::{Core, Live};
 use super::outcome::excerpt;
 use super::request::{Request, Said};
+use super::undo::Ending;
 use super::{Shared, unpoison};
 use crate::action::{
     Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, State, Step, Timestamp,
@@ -43,27 +44,29 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
 }
 
 /// What there is to do about an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Task {
     Run,
     /// Take it up: an earlier run of the daemon has started it.
     Adopt,
-    /// Take back what it has done: it was being cancelled, and is gone.
-    Undo,
+    /// Take back what it and those before it have done; then the action ends so.
+    Undo(Ending),
 }
 
 /// Starts what there is to do about the attempt that `action` was claimed for.
 pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>, task: Task) {
     let (id, number) = (action.id, action.status.attempt);
     // That it is cancelled was told to the daemon that has died.
-    let is_stopped = action.status.state == State::Cancelling && task != Task::Undo;
+    let is_undo = matches!(task, Task::Undo(_));
+    let is_stopped = action.status.state == State::Cancelling && !is_undo;
     let first = is_stopped.then_some(StopReason::Cancel);
     let (stop, stopped) = watch::channel(first);
     let live = Live {
         attempt: number,
         body: Arc::clone(&action.body),
         stop: stop.clone(),
-        outlives: handler.outlives_daemon(action),
+        outlives: handler.outlives_daemon(action) && !is_undo,
+        ending: if let Task::Undo(ending) = &task { Some(ending.clone()) } else { None },
     };
     core.live.insert(id, live);
     let port = Arc::new(EnginePort {
@@ -81,7 +84,7 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
         Arc::<EnginePort>::clone(&port),
         stopped,
     );
-    let limit = if task == Task::Undo { UNDO_MAX } else { time_limit(action, (core.clock)()) };
+    let limit = if is_undo { UNDO_MAX } else { time_limit(action, (core.clock)()) };
     let inbox = core.inbox.clone();
     core.runtime.spawn(async move {
         let outcome = {
@@ -89,7 +92,7 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
                 match task {
                     Task::Run => handler.run(&attempt).await,
                     Task::Adopt => handler.adopt(&attempt).await,
-                    Task::Undo => handler.undo(&attempt).await,
+                    Task::Undo(ending) => handler.undo(&attempt, ending.why()).await,
                 }
             });
             let work = work.catch_unwind();

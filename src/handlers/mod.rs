@@ -18,7 +18,7 @@ pub mod noop;
 pub mod registry;
 pub mod targets;
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -64,6 +64,19 @@ pub enum StopReason {
     Shutdown,
 }
 
+/// Why what an action did is taken back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UndoReason {
+    Cancelled,
+    /// Its timeout or deadline is over.
+    TimedOut,
+    /// It has failed for good, as its last attempt says it.
+    Failed {
+        message: String,
+        result: Option<JsonText>,
+    },
+}
+
 /// What really does an action.
 pub trait Handler: Send + Sync {
     /// Whether the action's metadata fits; called before anything is stored. Gives what the action has to have for itself
@@ -98,16 +111,19 @@ pub trait Handler: Send + Sync {
         Box::pin(async { Outcome::Interrupted })
     }
 
-    /// Whether an interrupted attempt at a cancelled action, of which nothing is alive, may have done something that
-    /// `undo` takes back.
-    fn undoes(&self, _action: &Action) -> bool {
+    /// Whether the attempts so far, of which nothing is alive, may have done something that [`Self::undo`] takes back; or have
+    /// taken it back, and the result that says so is lost: `is_told` is whether the last one has given its own.
+    fn undoes(&self, _action: &Action, _is_told: bool) -> bool {
         false
     }
 
-    /// Takes back what an attempt at a cancelled action has done. It is not told to stop meanwhile, and how it ends is how
-    /// the action ends.
-    fn undo<'a>(&'a self, _attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async { Outcome::Cancelled { message: String::new(), result: None } })
+    /// Takes back what the attempts so far have done, since the action ends without success. Called when
+    /// [`Self::undoes`], and again if the daemon dies meanwhile or [`Outcome::Lost`] is returned. It is told to stop only
+    /// when the daemon stops, or when it takes far too long.
+    ///
+    /// What is taken back is [`Outcome::Failed`] with a result, which is the action's. Anything else is for a person.
+    fn undo<'a>(&'a self, _attempt: &'a Attempt, _why: UndoReason) -> BoxFuture<'a, Outcome> {
+        Box::pin(async { Outcome::Undecided { message: "its handler takes nothing back".to_owned() } })
     }
 
     /// Finds out whether an interrupted attempt took effect. Asked only under `recovery = "probe"`, when nothing
@@ -182,17 +198,15 @@ impl Attempt {
         Self { action, log, mark, port, stop, afterwards: Mutex::default() }
     }
 
-    /// The same attempt for another program than its own, which is over: that one is never told to stop, and who it is is not
-    /// recorded.
+    /// The same attempt for another program than its own, which is over: who that one is is not recorded.
     #[must_use]
     pub(crate) fn beside(&self, action: Arc<Action>) -> Self {
-        static NEVER: LazyLock<watch::Sender<Option<StopReason>>> = LazyLock::new(|| watch::channel(None).0);
         Self {
             action,
             log: self.log.clone(),
             mark: self.mark.clone(),
             port: Arc::new(Beside(Arc::clone(&self.port))),
-            stop: NEVER.subscribe(),
+            stop: self.stop.clone(),
             afterwards: Mutex::default(),
         }
     }

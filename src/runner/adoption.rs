@@ -55,6 +55,18 @@ pub struct Stated {
     pub steps: Option<Vec<Step>>,
 }
 
+impl Stated {
+    /// Puts in the place of what is known what was stated, unless that is behind it: what takes an attempt back goes on from its
+    /// steps, and has made its own known.
+    pub(crate) fn carry_on(self, steps: &mut Vec<Step>, checkpoint: &mut Option<JsonText>) {
+        if self.steps.as_deref().map_or(0, Step::extent) < Step::extent(steps) {
+            return;
+        }
+        *steps = self.steps.unwrap_or_default();
+        *checkpoint = self.checkpoint.or(checkpoint.take());
+    }
+}
+
 /// Looks for the keepers of all that was claimed.
 #[must_use]
 pub fn survey(attempts_dir: &Path, claimed: &[Claimed], boot_id: &str) -> Survey {

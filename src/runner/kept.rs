@@ -21,6 +21,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::adoption::stated;
 use super::backend::{Backend, Launch};
 use super::keeper::address::Address;
 use super::keeper::place::{AttemptPlace, Ended, EndedLine, Owner};
@@ -28,7 +29,7 @@ use super::keeper::statements::{Statement, StatementReader};
 use super::keeper::words::{AtGate, Cannot, HEARD, LOGGED, Order, STATED, StopWhy, Word, line};
 use super::proc::{self, Process};
 use super::tree::{Search, describe};
-use crate::action::{ActionId, Program};
+use crate::action::{ActionId, Program, Step};
 use crate::crash_point::crash_point;
 
 /// Longest answer of a keeper at its gate.
@@ -174,8 +175,13 @@ impl Gated {
 }
 
 impl Kept {
-    /// Takes up an attempt whose keeper listens at that socket, or has ended.
-    pub(crate) async fn adopt(place: AttemptPlace, socket: &Path, keeper: Option<Program>) -> Self {
+    /// Takes up an attempt whose keeper listens at that socket, or has ended, and of which those steps are known.
+    pub(crate) async fn adopt(
+        place: AttemptPlace,
+        socket: &Path,
+        keeper: Option<Program>,
+        known: &[Step],
+    ) -> Self {
         let connected = async {
             let stream = Address::of(socket)?.connect_within(CONNECT_PATIENCE)?;
             stream.set_nonblocking(true)?;
@@ -190,7 +196,12 @@ impl Kept {
             Ok(stream) => Presence::Stream(stream),
             Err(_) => Presence::without_stream(keeper),
         };
-        let statements = StatementReader::new(&place.statements());
+        let mut statements = StatementReader::new(&place.statements());
+        let stated = stated(&place).steps.unwrap_or_default();
+        if Step::extent(&stated) < Step::extent(known) {
+            // It is over, and being taken back: what it stated is behind what was done since.
+            let _ = statements.read();
+        }
         Self {
             presence,
             keeper,
@@ -367,14 +378,22 @@ impl Kept {
             _ => None,
         };
         let known = [keeper, program].into_iter().flatten().map(|program| (id, program)).collect();
-        let search =
-            Search { mark: mark.to_owned(), known, below: None, spared: HashSet::new(), since_ticks: 0 };
-        let survivors = tokio::task::spawn_blocking(move || search.end(LEFT_PATIENCE, None))
-            .await
-            .map_err(io::Error::other)??;
-        let survivors: Vec<Process> = survivors.into_iter().map(|(_, process)| process).collect();
-        Ok((!survivors.is_empty()).then(|| describe(&survivors)))
+        end_known(mark.to_owned(), known).await
     }
+}
+
+/// Ends all that carries the mark of one attempt; gives what cannot be ended, in words.
+pub(crate) async fn end_marked(mark: String) -> io::Result<Option<String>> {
+    end_known(mark, Vec::new()).await
+}
+
+async fn end_known(mark: String, known: Vec<(ActionId, Program)>) -> io::Result<Option<String>> {
+    let search = Search { mark, known, below: None, spared: HashSet::new(), since_ticks: 0 };
+    let survivors = tokio::task::spawn_blocking(move || search.end(LEFT_PATIENCE, None))
+        .await
+        .map_err(io::Error::other)??;
+    let survivors: Vec<Process> = survivors.into_iter().map(|(_, process)| process).collect();
+    Ok((!survivors.is_empty()).then(|| describe(&survivors)))
 }
 
 impl Presence {

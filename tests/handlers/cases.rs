@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Daemon, Home, spec, until, with};
+use crate::common::{Daemon, Home, processes_of, spec, until, with};
 use crate::servers::signal;
 use crate::subject::Subject;
 use crate::table::Table;
@@ -27,8 +27,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("timeout", timeout),
     ("cancel", cancel),
     ("daemon_killed", daemon_killed),
+    ("handler_killed", handler_killed),
     ("all_killed", all_killed),
     ("undo_killed", undo_killed),
+    ("between", between),
     ("own", own),
 ];
 
@@ -96,8 +98,38 @@ impl<'a> Stage<'a> {
         });
     }
 
+    /// Waits until a breakpoint that was reached before is reached once more.
+    pub fn await_taken(&self, daemon: &Daemon<'_>, id: u64, step: &str, place: &str) {
+        let set = self.home.path("breakpoints").join(format!("{step}.{place}"));
+        until(&format!("{step}.{place}"), || {
+            let action = daemon.action(id);
+            assert!(action["finished_at"].is_null(), "it ended before {step}.{place}: {action}");
+            (!set.exists()).then_some(())
+        });
+    }
+
+    /// Who waits at one goes on, and nobody waits any more.
+    pub fn clear_breakpoints(&self) {
+        for file in fs::read_dir(self.home.path("breakpoints")).expect("a directory").flatten() {
+            fs::remove_file(file.path()).expect("a breakpoint");
+        }
+    }
+
     pub fn release(&self, step: &str, place: &str) {
         fs::remove_file(self.reached(step, place)).expect("a breakpoint that is reached");
+    }
+
+    /// Kills the process of the attempt that runs, and nothing else.
+    pub fn kill_handler(&self) {
+        let handler = |line: &String| {
+            let mut words = line.split(' ');
+            let pid = words.next()?.parse().ok()?;
+            (words.nth(1) == Some("handle")).then_some(pid)
+        };
+        let all = processes_of(&self.home, std::process::id());
+        let handlers: Vec<u32> = all.iter().filter_map(handler).collect();
+        let [pid] = handlers[..] else { panic!("handlers: {all:?}") };
+        signal(pid, Signal::KILL);
     }
 
     /// Its steps, as a success has them.
@@ -276,6 +308,77 @@ fn daemon_killed(stage: &Stage<'_>) {
             stage.subject.assert_done(&metadata, &action);
         }
     }
+}
+
+/// The handler alone is killed at each place of each step, as for want of memory: another attempt goes on.
+fn handler_killed(stage: &Stage<'_>) {
+    for step in stage.steps() {
+        let daemon = Daemon::start(&stage.home);
+        for place in PLACES {
+            let metadata = stage.subject.prepare();
+            stage.breakpoint(&step, place, "wait");
+            let id = daemon.accepted(&stage.spec(&metadata));
+            stage.await_reached(&daemon, id, &step, place);
+            stage.kill_handler();
+            stage.release(&step, place);
+            if let Some(reason) = stage.subject.held_at(&step, place) {
+                let action = daemon.in_state(id, "held");
+                assert!(action["reason"].as_str().is_some_and(|told| told.contains(reason)), "{action}");
+                let path = format!("/v1/actions/{id}:resolve");
+                let answer = daemon.ask("POST", &path, Some(&json!({ "success": false })));
+                assert!(answer.status < 300, "{}", answer.text());
+                continue;
+            }
+            let action = daemon.finished(id);
+            assert_eq!(action["state"], "succeeded", "{step}.{place}: {action}");
+            assert_eq!(action["attempt"], 2, "{step}.{place}: {action}");
+            assert_eq!(action["finished_result"]["recovered"], true, "{step}.{place}: {action}");
+            stage.subject.assert_done(&metadata, &action);
+        }
+    }
+}
+
+/// Cancelled between two attempts, or its deadline is over then: what the first has done is taken back.
+fn between(stage: &Stage<'_>) {
+    let steps = stage.steps();
+    for (step, state) in
+        steps.iter().map(|step| (step, "cancelled")).chain(steps.last().map(|step| (step, "timed_out")))
+    {
+        let daemon = Daemon::start(&stage.home);
+        let metadata = stage.subject.prepare();
+        stage.breakpoint(step, "acted", "wait");
+        let mut spec = stage.spec(&metadata);
+        if state == "timed_out" {
+            spec = with(spec, "deadline", soon());
+        }
+        let id = daemon.accepted(&spec);
+        stage.await_reached(&daemon, id, step, "acted");
+        daemon.pause_queue("default", true);
+        stage.kill_handler();
+        stage.release(step, "acted");
+        daemon.in_state(id, "queued");
+        if state == "cancelled" {
+            let answer = daemon.command(id, "cancel");
+            assert!(answer.status < 300, "{}", answer.text());
+        }
+        until("its end is wanted", || {
+            let reason = daemon.action(id)["reason"].as_str().unwrap_or_default().to_owned();
+            reason.contains("taken back when it has its turn").then_some(())
+        });
+        daemon.pause_queue("default", false);
+        let action = daemon.finished(id);
+        let code = if state == "cancelled" { "cancelled" } else { "timeout" };
+        assert_eq!((&action["state"], self::code(&action)), (&json!(state), code), "{step}: {action}");
+        if !stage.subject.keeps_effect() {
+            stage.subject.assert_undone(&metadata, &action);
+        }
+    }
+}
+
+/// A time that comes when an attempt has reached its breakpoint, mostly.
+fn soon() -> String {
+    let at = std::time::SystemTime::now() + std::time::Duration::from_secs(3);
+    chrono::DateTime::<chrono::Utc>::from(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
 /// Daemon, keeper and handler are killed at each place of each step, as by a loss of power.

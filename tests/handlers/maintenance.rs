@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::cases::Stage;
 use crate::common::{Daemon, Home, spec, with};
 use crate::servers::nginx::Nginx;
 use crate::subject::Subject;
@@ -85,6 +86,34 @@ impl Mode<'_> {
         assert_eq!(self.nginx.get("site.sock", "/").0, 200);
         assert_eq!(self.link(), None);
         println!("maintenance_mode: turns itself off: ok");
+    }
+
+    /// What cannot be taken back is for a person, and goes on when he says so.
+    fn undo_that_is_killed_again_and_again_is_held(&self, stage: &Stage<'_>) {
+        let daemon = Daemon::start(&stage.home);
+        let metadata = self.prepare();
+        stage.breakpoint("switch", "done", "wait");
+        let id = daemon.accepted(&stage.spec(&metadata));
+        stage.await_reached(&daemon, id, "switch", "done");
+        stage.breakpoint("undo.switch", "intent", "wait");
+        assert!(daemon.command(id, "cancel").status < 300);
+        // The attempt itself, what takes it back for it, and five more of these.
+        for _ in 0..7 {
+            stage.await_taken(&daemon, id, "undo.switch", "intent");
+            stage.breakpoint("undo.switch", "intent", "wait");
+            stage.kill_handler();
+        }
+        let held = daemon.in_state(id, "held");
+        let reason = held["reason"].as_str().expect("a reason");
+        assert!(reason.contains("could not be taken back: the handler was lost"), "{held}");
+        assert_eq!(self.link(), Some(format!("on-{id}")));
+        stage.clear_breakpoints();
+        assert!(daemon.command(id, "resume").status < 300);
+        let action = daemon.finished(id);
+        assert_eq!(action["state"], "cancelled", "{action}");
+        assert_eq!(action["finished_result"]["error"]["code"], "cancelled", "{action}");
+        self.assert_undone(&metadata, &action);
+        stage.clear_breakpoints();
     }
 
     /// What nginx refuses is not left for its next restart.
@@ -213,6 +242,12 @@ impl Subject for Mode<'_> {
             (on("until", json!("tomorrow")), "until"),
             (on("until", json!("2001-01-01T00:00:00Z")), "past"),
         ]
+    }
+
+    fn special(&self, stage: &Stage<'_>) {
+        if self.what == What::On {
+            self.undo_that_is_killed_again_and_again_is_held(stage);
+        }
     }
 
     fn take_down(&self) {

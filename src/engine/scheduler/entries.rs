@@ -158,7 +158,8 @@ impl Entries {
         times.deadline == NEVER && self.forget_times(id)
     }
 
-    fn forget_times(&mut self, id: ActionId) -> bool {
+    /// Nothing is due for it any more. Says whether it was the last with a time in its chunk.
+    pub fn forget_times(&mut self, id: ActionId) -> bool {
         self.times.remove(id).is_some() && self.times.chunk(id.0 / CHUNK).next().is_none()
     }
 }

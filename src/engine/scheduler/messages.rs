@@ -58,6 +58,7 @@ pub enum Command {
     Start(ActionId),
     /// Its time has come: it is queued now.
     Due(ActionId),
-    /// Its deadline was over while it waited; the scheduler has forgotten it.
+    /// Its deadline was over while it waited. The scheduler has forgotten it; but one that holds locks, and so has begun,
+    /// starts no more until it is queued again, and keeps them until it leaves.
     Expire(ActionId),
 }

@@ -157,6 +157,25 @@ fn action_that_is_due_and_expired_at_once_is_not_started() {
 }
 
 #[test]
+fn what_has_begun_keeps_its_locks_over_its_deadline_until_it_leaves_or_is_queued_again() {
+    for leaves in [true, false] {
+        let mut bench = Bench::new(8);
+        let waits =
+            Ticket { state: State::RetryWait, attempt: 1, due_at: Some(Timestamp(50)), ..ticket(1, 7) };
+        bench.does(Input::Enter(Ticket { deadline: Some(Timestamp(20)), ..waits }));
+        assert!(bench.does(Input::Enter(ticket(2, 7))).is_empty());
+        assert_eq!(bench.at(20, Input::Tick), [Command::Expire(ActionId(1))]);
+        assert!(bench.at(60, Input::Tick).is_empty(), "it is told once, and starts no more");
+        if leaves {
+            assert_eq!(bench.does(Input::Leave(ActionId(1))), [2]);
+        } else {
+            assert_eq!(bench.does(Input::Queue(ActionId(1))), [1]);
+            assert!(bench.at(61, Input::Tick).is_empty(), "its deadline is over and done with");
+        }
+    }
+}
+
+#[test]
 fn deadline_that_passed_while_it_was_held_counts_when_it_is_resumed() {
     let mut bench = Bench::new(8);
     bench.does(Input::PauseQueue(0, true));

@@ -32,7 +32,7 @@ use self::process::{Settings, Undo};
 use super::exec::Exec;
 use super::registry::Surroundings;
 use super::targets::{Targets, read_settings};
-use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata};
+use super::{Asked, Attempt, BoxFuture, Handler, InvalidMetadata, UndoReason};
 use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 
 /// Every type that is built in: a line each.
@@ -163,32 +163,6 @@ impl Builtin {
         line.push(b'\n');
         line
     }
-
-    /// The end of an attempt whose process had to be killed before it could take back what it had done: another one does.
-    async fn undone(&self, attempt: &Attempt, outcome: Outcome) -> Outcome {
-        let is_final = attempt.action.status.tries_used + 1 >= attempt.action.body.retry.attempts;
-        // A process that came to its end says how that was.
-        match outcome {
-            Outcome::Cancelled { result: None, .. } => self.undo_for(attempt, Undo::Cancelled).await,
-            Outcome::TimedOut { result: None, .. } if is_final => {
-                self.undo_for(attempt, Undo::OutOfTime).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    async fn undo_for(&self, attempt: &Attempt, why: Undo) -> Outcome {
-        let settings = self.settings(&attempt.action, Some(why));
-        match (why, self.exec.run_beside(attempt, "undo", &settings).await) {
-            (Undo::Cancelled, Outcome::Failed { message, result, .. }) => {
-                Outcome::Cancelled { message, result }
-            }
-            (Undo::OutOfTime, Outcome::Failed { message, result, .. }) => {
-                Outcome::TimedOut { message, result }
-            }
-            (_, outcome) => outcome,
-        }
-    }
 }
 
 impl Handler for Builtin {
@@ -205,10 +179,7 @@ impl Handler for Builtin {
     }
 
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move {
-            let outcome = self.exec.outcome(attempt, &self.settings(&attempt.action, None)).await;
-            self.undone(attempt, outcome).await
-        })
+        Box::pin(async move { self.exec.outcome(attempt, &self.settings(&attempt.action, None)).await })
     }
 
     fn is_gated(&self, action: &Action) -> bool {
@@ -220,15 +191,20 @@ impl Handler for Builtin {
     }
 
     fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move { self.undone(attempt, self.exec.adopt(attempt).await).await })
+        self.exec.adopt(attempt)
     }
 
-    fn undoes(&self, action: &Action) -> bool {
-        !action.status.steps.is_empty()
+    fn undoes(&self, action: &Action, is_told: bool) -> bool {
+        let steps = &action.status.steps;
+        let is_undone = steps.iter().any(|step| step.name == run::UNDO && step.done_at.is_some());
+        !(steps.is_empty() || is_undone && is_told)
     }
 
-    fn undo<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(self.undo_for(attempt, Undo::Cancelled))
+    fn undo<'a>(&'a self, attempt: &'a Attempt, why: UndoReason) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            let settings = self.settings(&attempt.action, Some(why.into()));
+            self.exec.undo(attempt, &settings).await
+        })
     }
 
     fn probe<'a>(&'a self, _action: &'a Action, _mark: &'a str) -> BoxFuture<'a, ProbeAnswer> {

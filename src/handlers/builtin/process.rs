@@ -33,6 +33,7 @@ use super::failure::{Failure, Kind};
 use super::kind::{Entry, split};
 use super::run::{Earlier, Mouth, Note, Parts, Run, UNDO};
 use crate::clock;
+use crate::handlers::UndoReason;
 use crate::handlers::exec::{HOLD, TRY_AGAIN};
 use crate::handlers::targets::Targets;
 use crate::runner::keeper::words::{Answer, StopWhy, Word};
@@ -58,18 +59,35 @@ pub(crate) struct Settings {
 }
 
 /// Why an attempt whose process is gone is taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Undo {
     Cancelled,
     OutOfTime,
+    /// With its failure, as [`Failure::to_json`] gives it.
+    Failed(Value),
+}
+
+impl From<UndoReason> for Undo {
+    fn from(why: UndoReason) -> Self {
+        match why {
+            UndoReason::Cancelled => Self::Cancelled,
+            UndoReason::TimedOut => Self::OutOfTime,
+            UndoReason::Failed { message, result } => {
+                let result = result.and_then(|result| serde_json::from_str::<Value>(result.as_str()).ok());
+                let error = result.and_then(|result| result.get("error").cloned());
+                Self::Failed(error.unwrap_or_else(|| Failure::permanent("failed", message).to_json()))
+            }
+        }
+    }
 }
 
 impl Undo {
-    fn failure(self) -> Failure {
+    fn failure(&self) -> Failure {
         match self {
             Self::Cancelled => Failure::permanent("cancelled", "it was cancelled"),
             Self::OutOfTime => Failure::permanent("timeout", "its timeout or deadline was over"),
+            Self::Failed(failure) => Failure::from_json(failure),
         }
     }
 }
@@ -211,15 +229,18 @@ async fn carry_out(attempt: &Attempt, told_to_end: UnixStream) -> End {
     let began = Instant::now();
     let run = &attempt.run;
     if run.common.dry_run {
-        return attempt.plan(began).await;
+        return tokio::select! {
+            end = attempt.plan(began) => end,
+            stop = stopped(run, told_to_end) => attempt.stop(&stop, began).await,
+        };
     }
     match run.trace::<Value, Value>(UNDO) {
         // It was being taken back already, or has been: nothing goes forward again after that.
         Ok(Some(undo)) => return attempt.undo(&Failure::from_json(&undo.intent), began).await,
         Ok(None) => {}
-        Err(failure) => return attempt.fail(&failure, began),
+        Err(failure) => return attempt.hold(&failure, began),
     }
-    if let Some(why) = attempt.undo {
+    if let Some(why) = &attempt.undo {
         return attempt.undo(&why.failure(), began).await;
     }
     let executed = tokio::select! {

@@ -7,6 +7,8 @@ use crate::runner::keeper::place::Ended;
 use crate::runner::keeper::words::StopWhy;
 use crate::runner::program::describe_end;
 
+/// The exit code of one of ours that has failed for good.
+const FAILED: u8 = 1;
 /// The exit code that asks for another try (EX_TEMPFAIL of sysexits(3)).
 pub(in crate::handlers) const TRY_AGAIN: u8 = 75;
 /// The exit code that asks for a reboot of the host, and to be run again after it.
@@ -23,7 +25,10 @@ pub(super) fn outcome(exec: &Exec, ended: Ended) -> Outcome {
         return Outcome::Unkillable { message: format!("could not be ended: {what}") };
     }
     let result = result.map(|result| JsonText::from_checked(result.get()));
-    match stopped {
+    let has_code = |wanted: u8| code == Some(i32::from(wanted)) && fault.is_none();
+    // One of ours that is told to end says how that went: it was done before, or cannot tell how far it came.
+    let is_said = exec.ends_children && (has_code(0) || has_code(HOLD));
+    match stopped.filter(|_| !is_said) {
         Some(StopWhy::Daemon) => return Outcome::Interrupted,
         Some(StopWhy::Signal) => {
             return Outcome::Lost { message: format!("{name} was ended with its keeper") };
@@ -47,13 +52,16 @@ pub(super) fn outcome(exec: &Exec, ended: Ended) -> Outcome {
             result,
         };
     }
-    let has_code = |wanted: u8| code == Some(i32::from(wanted)) && fault.is_none();
     if has_code(REBOOT) {
         return Outcome::Reboot { message: message.unwrap_or_else(|| format!("{name} asks for a reboot")) };
     }
     if has_code(HOLD) {
         let message = message.unwrap_or_else(|| format!("{name} cannot tell how far it came"));
         return Outcome::Undecided { message };
+    }
+    if exec.ends_children && fault.is_none() && !has_code(FAILED) && !has_code(TRY_AGAIN) {
+        // Killed, or it panicked: another attempt goes on from its steps.
+        return Outcome::Lost { message: format!("{name} was lost: {}", describe_end(code, signal)) };
     }
     let retryable = was_short || has_code(TRY_AGAIN);
     // Its own words first: they are read by whoever is called at night.

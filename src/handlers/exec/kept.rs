@@ -49,11 +49,13 @@ pub(super) async fn adopt(exec: &Exec, attempt: &Attempt) -> Outcome {
     let name = name(attempt, "");
     let keeper = attempt.action.status.claim.as_ref().and_then(|claim| claim.program);
     let place = AttemptPlace::of(&exec.around.attempts_dir, &name);
-    let kept = Kept::adopt(place, &kept::socket(&exec.around.keepers_dir, &name), keeper).await;
+    let socket = kept::socket(&exec.around.keepers_dir, &name);
+    let kept = Kept::adopt(place, &socket, keeper, &attempt.action.status.steps).await;
     means(exec, follow(exec, kept, &name, attempt, keeper).await)
 }
 
-fn means(exec: &Exec, end: End) -> Outcome {
+/// What the end of an attempt means.
+pub(super) fn means(exec: &Exec, end: End) -> Outcome {
     match end {
         End::Ended(ended) => outcome(exec, *ended),
         End::Lost(None) => Outcome::Lost { message: format!("the keeper of {} was killed", exec.name()) },
@@ -67,6 +69,13 @@ fn means(exec: &Exec, end: End) -> Outcome {
             Outcome::TimedOut { message: "it was not started".to_owned(), result: None }
         }
     }
+}
+
+/// Ends what runs beside an attempt whose own program is over; gives what cannot be ended, in words.
+pub(super) async fn end_beside(mark: String) -> Option<String> {
+    kept::end_marked(mark)
+        .await
+        .unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}")))
 }
 
 /// `<id>.<attempt>`, by which keeper and directory are known.

@@ -41,6 +41,9 @@ use crate::runner::units::UnitSettings;
 /// A probe that has not answered by then knows nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the name of what takes an attempt back adds to the attempt's.
+const UNDO: &str = ".undo-";
+
 /// What a program gets by contract and cannot be configured.
 const RESERVED_PREFIX: &str = "ACTIOND_";
 
@@ -213,25 +216,47 @@ impl Exec {
         })
     }
 
-    /// Runs the program once more for an attempt whose own run is over. It ends with the daemon.
-    pub(super) async fn run_beside(&self, of: &Attempt, what: &str, settings: &[u8]) -> Outcome {
+    /// Runs the program once more for an attempt whose own run is over, to take back what was done: from the steps as they
+    /// stand, whoever was the last to have done one. It ends with the daemon; what is left of an earlier one is ended first.
+    pub(super) async fn undo(&self, of: &Attempt, settings: &[u8]) -> Outcome {
         let place = AttemptPlace::of(&self.around.attempts_dir, &kept::name(of, ""));
-        let stated = tokio::task::spawn_blocking(move || stated(&place)).await.unwrap_or_default();
+        let left = kept::end_beside(of.mark.clone()).await;
+        if let Some(alive) = left {
+            return Outcome::Unkillable {
+                message: format!("an earlier try of it could not be ended: {alive}"),
+            };
+        }
         let mut action = Action::clone(&of.action);
-        action.status.steps = stated.steps.unwrap_or(action.status.steps);
-        action.status.checkpoint = stated.checkpoint.or(action.status.checkpoint);
+        let files = tokio::task::spawn_blocking(move || {
+            let files = place.with_those_beside(UNDO);
+            let stated: Vec<_> = files.iter().map(stated).collect();
+            (files, stated)
+        });
+        let (files, stated) = files.await.unwrap_or_default();
+        for stated in stated {
+            stated.carry_on(&mut action.status.steps, &mut action.status.checkpoint);
+        }
         let attempt = of.beside(Arc::new(action));
         // Each with a name of its own: the keeper of the one before may still be removing what is its.
-        let suffix = format!(".{what}-{:08x}", fastrand::u32(..));
+        let suffix = format!("{UNDO}{:08x}", fastrand::u32(..));
         let ended = kept::start(self, &self.program, &suffix, &attempt, settings).await;
-        if let Some(afterwards) = attempt.take_afterwards() {
-            afterwards();
-        }
+        let afterwards = attempt.take_afterwards();
+        let runtime = tokio::runtime::Handle::current();
+        of.when_recorded(move || {
+            if let Some(afterwards) = afterwards {
+                afterwards();
+            }
+            runtime.spawn_blocking(move || {
+                for files in files {
+                    // A start of the daemon removes what is left.
+                    let _ = files.remove();
+                }
+            });
+        });
         match ended {
-            Ok(kept::End::Ended(ended)) => end::outcome(self, *ended),
-            Ok(_) => Outcome::Lost { message: format!("the {what} was ended with its keeper") },
+            Ok(end) => kept::means(self, end),
             Err(error) => {
-                let message = format!("the {what} cannot be started: {error}");
+                let message = format!("it cannot be started: {error}");
                 Outcome::Failed { message, result: None, retryable: false }
             }
         }

@@ -123,6 +123,20 @@ impl AttemptPlace {
         with_end(&self.prefix, ".statements")
     }
 
+    /// This, and those that stated something under its name with `suffix` and more. Blocks.
+    pub(crate) fn with_those_beside(&self, suffix: &str) -> Vec<Self> {
+        let mut all = vec![self.clone()];
+        let (Some(dir), Some(name)) = (self.prefix.parent(), self.prefix.file_name()) else { return all };
+        let Some(name) = name.to_str() else { return all };
+        let beside = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| {
+            let file = entry.ok()?.file_name().into_string().ok()?;
+            let own = file.strip_suffix(".statements")?;
+            own.strip_prefix(name)?.starts_with(suffix).then(|| Self::at(dir.join(own)))
+        });
+        all.extend(beside);
+        all
+    }
+
     fn owner_file(&self) -> PathBuf {
         with_end(&self.prefix, ".owner")
     }

@@ -47,6 +47,9 @@ impl World {
                     let life = self.lives.remove(&id.0).unwrap();
                     assert!(matches!(life.state, State::Queued | State::RetryWait | State::Scheduled));
                     assert!(life.ticket.deadline.unwrap().0 <= self.now);
+                    if life.holds {
+                        self.does(Input::Leave(id));
+                    }
                 }
                 Command::Start(id) => self.starts(id.0),
             }
