@@ -35,7 +35,7 @@ pub(super) struct Ending {
     pub event: Event,
     pub message: String,
     pub result: Option<JsonText>,
-    /// The attempt counts as a try.
+    /// The attempt has come to an end, and counts as a try; otherwise it was interrupted.
     pub is_try: bool,
     /// How often what takes it back was killed.
     pub lost: u32,
@@ -91,12 +91,13 @@ impl Core {
             _ => message,
         };
         action.status.tries_used += u32::from(is_try);
-        let end = match event {
-            Event::TimeOut => AttemptEnd::TimedOut,
-            Event::CancelDone => AttemptEnd::Cancelled,
-            _ => AttemptEnd::Failed,
+        let (end, told) = match event {
+            Event::CancelDone => (AttemptEnd::Cancelled, message.as_str()),
+            _ if !is_try => (AttemptEnd::Interrupted, "interrupted"),
+            Event::TimeOut => (AttemptEnd::TimedOut, message.as_str()),
+            _ => (AttemptEnd::Failed, message.as_str()),
         };
-        end_attempt(&mut action.status, now, end, &message);
+        end_attempt(&mut action.status, now, end, told);
         self.finish(now, action, event, &message, result)
     }
 
