@@ -13,6 +13,7 @@ mod child;
 mod container;
 mod database;
 mod deploy;
+mod door;
 mod failure;
 mod kind;
 mod maintenance;

@@ -24,7 +24,8 @@ use tokio::process::Command;
 use super::super::Failure;
 use super::super::run::Run;
 use super::page::{MARK, Page};
-use super::probe::{self, Answer, Door};
+use super::probe::{self, Answer};
+use crate::handlers::builtin::door::Door;
 use crate::handlers::targets::Target;
 
 const LINK: &str = "current";
