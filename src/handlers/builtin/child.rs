@@ -104,8 +104,13 @@ impl Ended {
 
     /// How it ended, in words.
     pub(super) fn told(&self) -> String {
+        self.told_by(self.said.lines().last())
+    }
+
+    /// How it ended, with the line of what it said that tells why.
+    pub(super) fn told_by(&self, line: Option<&str>) -> String {
         let end = self.code.map_or("ended by a signal".to_owned(), |code| format!("exit code {code}"));
-        match self.said.lines().last() {
+        match line {
             Some(line) => format!("{end}: {line}"),
             None => end,
         }
@@ -133,4 +138,37 @@ pub(super) fn command(
 /// It cannot be started; not that it fails.
 pub(super) async fn run(what: &str, command: &mut Command) -> Result<Ended, Failure> {
     Child::start(what, command)?.end().await
+}
+
+/// Runs one program into another, to the ends of both. Each comes with what it is for.
+///
+/// # Errors
+///
+/// One of them cannot be started; not that it fails.
+pub(super) async fn piped(from: (&str, Command), into: (&str, Command)) -> Result<(Ended, Ended), Failure> {
+    let (what, mut command) = from;
+    command.stdout(Stdio::piped());
+    let mut first = Child::start(what, &mut command)?;
+    let (what, mut command) = into;
+    command.stdin(first.output()?);
+    let second = Child::start(what, &mut command)?;
+    // It has the end of the pipe as well: who writes is to hear that nobody reads any more.
+    drop(command);
+    tokio::try_join!(first.end(), second.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_writes_to_a_program_that_is_gone_does_not_wait_for_ever() {
+        let program = |name: &str, args: &[&str]| command(name, args, &[], Path::new("/"));
+        let both = piped(("write", program("yes", &[])), ("read", program("false", &[])));
+        let (wrote, read) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap().unwrap();
+        assert!(!wrote.is_success());
+        assert_eq!(read.code, Some(1));
+    }
 }

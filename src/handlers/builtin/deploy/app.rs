@@ -1,17 +1,21 @@
 //! `[targets.NAME]` with `engine = "app"`: an application that is deployed from a git repository.
 //!
 //! ```text
-//!  DIR/repo.git            what was fetched
+//!  DIR/repo.git            what was fetched, unless `cache` is elsewhere
 //!  DIR/releases/HASH       one directory for each commit, whole or not there
 //!  DIR/releases/*.part     what is being unpacked
 //!  DIR/shared/...          what all releases share
 //!  DIR/current             a symbolic link to releases/HASH
+//!  DIR/deployed.json       the current release, and who runs it and was healthy
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::health::Url;
 
 /// The application.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +25,8 @@ pub(in super::super) struct App {
     pub(super) repository: String,
     /// Its directory; absolute.
     pub(super) dir: PathBuf,
+    /// Where what was fetched is kept: a bare repository of its own, which may be deleted at any time. Else `repo.git` in `dir`.
+    pub(super) cache: Option<PathBuf>,
     /// Paths that all releases share, relative to a release; they lie in `shared`.
     #[serde(default)]
     pub(super) shared: Vec<String>,
@@ -30,6 +36,8 @@ pub(in super::super) struct App {
     /// What runs of it on this host, in the order in which it is restarted.
     #[serde(default)]
     pub(super) instances: Vec<Instance>,
+    /// The target of engine "systemd" whose services instances are (`unit`); needed where there are several.
+    pub(super) systemd: Option<String>,
     /// A program to be run in the new release before it becomes the current one. Again after an interruption.
     #[serde(default)]
     pub(super) before: Vec<String>,
@@ -39,23 +47,31 @@ pub(in super::super) struct App {
     /// Longest time until an instance is healthy after its restart, in seconds.
     #[serde(default = "health_timeout_s")]
     pub(super) health_timeout_s: u32,
-    /// How often in a row an instance has to be found healthy.
+    /// How often in a row an instance has to be found healthy. 1 or more.
     #[serde(default = "healthy_after")]
     pub(super) healthy_after: u32,
 }
 
-/// One instance.
+/// One instance. It has either `restart` or `unit`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct Instance {
     pub(super) name: String,
     /// The word by which metadata means it and others (`services`); else its name.
     pub(super) service: Option<String>,
-    /// A program that restarts it.
+    /// A program that restarts it. Again after an interruption.
+    #[serde(default)]
     pub(super) restart: Vec<String>,
-    /// A program that exits 0 if it is healthy; none: it is believed to be.
+    /// The service of systemd that it is.
+    pub(super) unit: Option<String>,
+    /// A program that exits 0 if it is healthy; none, and no `health_url`: it is believed to be.
     #[serde(default)]
     pub(super) health: Vec<String>,
+    /// Where it says over HTTP whether it is healthy.
+    pub(super) health_url: Option<Url>,
+    /// What it answers there if it is healthy; else 200 to 299.
+    #[serde(default)]
+    pub(super) health_status: Vec<u16>,
 }
 
 fn keep() -> u32 {
@@ -79,6 +95,9 @@ impl App {
     pub(in super::super) fn check(&self) -> Result<(), String> {
         if !self.dir.is_absolute() {
             return Err("dir must be an absolute path".to_owned());
+        }
+        if self.cache.as_ref().is_some_and(|cache| !cache.is_absolute() || cache.file_name().is_none()) {
+            return Err("cache must be an absolute path".to_owned());
         }
         if self.repository.is_empty() || self.repository.starts_with('-') {
             return Err("repository must be a path or a URL".to_owned());
@@ -108,14 +127,26 @@ impl App {
                 return Err(format!("{argv:?} must begin with the absolute path of a program"));
             }
         }
-        if let Some(instance) = self.instances.iter().find(|instance| instance.restart.is_empty()) {
-            return Err(format!("instances: {} has no restart", instance.name));
+        if self.healthy_after == 0 {
+            return Err("healthy_after must be 1 or more".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        for instance in &self.instances {
+            instance.check().map_err(|problem| format!("instances: {} {problem}", instance.name))?;
+            if !names.insert(&instance.name) {
+                return Err(format!("instances: two have the name {}", instance.name));
+            }
         }
         Ok(())
     }
 
+    /// The names of these instances.
+    pub(super) fn names<'a>(instances: &[&'a Instance]) -> Vec<&'a str> {
+        instances.iter().map(|instance| instance.name.as_str()).collect()
+    }
+
     pub(super) fn repo(&self) -> PathBuf {
-        self.dir.join("repo.git")
+        self.cache.clone().unwrap_or_else(|| self.dir.join("repo.git"))
     }
 
     pub(super) fn releases(&self) -> PathBuf {
@@ -128,5 +159,23 @@ impl App {
 
     pub(super) fn current(&self) -> PathBuf {
         self.dir.join("current")
+    }
+}
+
+impl Instance {
+    fn check(&self) -> Result<(), String> {
+        if self.restart.is_empty() == self.unit.is_none() {
+            return Err("needs either restart or unit".to_owned());
+        }
+        if !self.health.is_empty() && self.health_url.is_some() {
+            return Err("has both health and health_url".to_owned());
+        }
+        if !self.health_status.is_empty() && self.health_url.is_none() {
+            return Err("has health_status without health_url".to_owned());
+        }
+        if let Some(status) = self.health_status.iter().find(|status| !(100..600).contains(*status)) {
+            return Err(format!("health_status {status} is none"));
+        }
+        Ok(())
     }
 }

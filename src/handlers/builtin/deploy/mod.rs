@@ -4,29 +4,32 @@
 //! that has moved. `current` is switched atomically and always leads to a whole release.
 
 mod app;
+mod git;
+mod health;
+mod instances;
+mod mark;
 mod release;
 
-use std::path::Path;
-use std::time::Duration;
+use std::io;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 pub(super) use self::app::App;
-use self::app::Instance;
+use self::instances::{Live, Server};
+use self::mark::Mark;
+use self::release::Link;
 use super::Failure;
-use super::child::{self, command};
 use super::kind::{Around, Done, Kind, Page};
 use super::run::{Found, Run};
-use crate::handlers::targets::Choice;
+use crate::handlers::targets::{Choice, Target};
 
 const ENGINES: &[&str] = &["app"];
+const FETCH: &str = "fetch";
 const SWITCH: &str = "switch";
-/// Steps that restart instances, at most: an action has 64 in all.
-const BATCHES_MAX: usize = 24;
 const NOTE_BYTES_MAX: usize = 4_096;
-const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Deploy;
 
@@ -47,7 +50,7 @@ pub(super) struct Params {
     /// Whether it goes back to the release before if an instance does not become healthy.
     #[serde(default = "yes")]
     rollback_on_failure: bool,
-    /// Restart also if the commit is the current release already.
+    /// Restart also if all that is asked for is deployed already.
     #[serde(default)]
     force: bool,
     /// Anything, for whoever reads the action.
@@ -72,24 +75,21 @@ fn yes() -> bool {
     true
 }
 
-/// What is deployed.
+/// What is deployed, and with which settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pinned {
     hash: String,
     session: String,
+    target: String,
+    /// A digest.
+    settings: String,
 }
 
-/// What was current before.
-#[derive(Serialize, Deserialize)]
+/// What was current before, and what was known of it.
+#[derive(Clone, Serialize, Deserialize)]
 struct Before {
-    previous: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Server {
-    name: String,
-    status: String,
-    health_ms: u64,
+    previous: Option<Link>,
+    mark: Option<Mark>,
 }
 
 #[derive(Serialize)]
@@ -123,10 +123,13 @@ impl Kind for Deploy {
             ("release_path", "where it is"),
             ("pruned", "old releases that were removed"),
         ],
-        recovery: "Goes on with the same commit, whatever the branch is at now. Hooks and restarts that were interrupted are run again.",
-        undo: "Makes the release before current again, restarts and checks the instances, unless rollback_on_failure is false or there was \
-               none.",
-        rights: "To write the application's directory, to read the repository (ssh and https without a question), and what its programs need.",
+        recovery: "Goes on with the same commit, whatever the branch is at now. Programs that were interrupted are run again; a service of \
+                   systemd is not restarted again. If the target's settings have changed meanwhile it fails, or is held once it has \
+                   switched.",
+        undo: "Makes the release before current again, restarts and checks the instances that were restarted, batch by batch, the last one \
+               first, unless rollback_on_failure is false or there was none.",
+        rights: "To write the application's directory, to read the repository (ssh and https without a question), and what its programs \
+                 need; for instances that are services what process_restart needs.",
     };
     type Params = Params;
 
@@ -139,92 +142,94 @@ impl Kind for Deploy {
             resource_id: around.resource_id,
         })?;
         let app: App = target.settings()?;
-        check_ref(&params.git_ref)?;
+        git::check_ref(&params.git_ref)?;
         if params.batch_size == 0 {
             return Err("batch_size must be 1 or more".to_owned());
         }
         if params.note.as_ref().is_some_and(|note| note.len() > NOTE_BYTES_MAX) {
             return Err(format!("note may have {NOTE_BYTES_MAX} bytes"));
         }
-        chosen(params, &app)?;
-        Ok(vec![format!("app:{}", target.name)])
+        let chosen = instances::chosen(params, &app)?;
+        let mut locks = instances::locks(&chosen, &app, around.targets, around.resource_id)?;
+        locks.push(format!("app:{}", target.name));
+        Ok(locks)
     }
 
     async fn plan(params: &Params, run: &Run) -> Result<Vec<Value>, Failure> {
         let app = app(run)?;
-        let hash = release::resolve(&app, &params.git_ref).await?;
-        let current = release::current(&app);
-        if current.as_ref() == Some(&hash) && !params.force {
+        let hash = git::resolve(&app, &params.git_ref).await?;
+        let batches = instances::batches(params, &app)?;
+        if !params.force && is_deployed(&app, &hash, &App::names(&batches.concat()))? {
             return Ok(Vec::new());
         }
-        let batches = batches(params, &app)?;
-        let restarts = batches.iter().enumerate().map(|(at, batch)| {
-            let names: Vec<&str> = batch.iter().map(|instance| instance.name.as_str()).collect();
-            json!({ "step": restart(at), "instances": names })
-        });
+        let restarts = batches
+            .iter()
+            .enumerate()
+            .map(|(at, batch)| json!({ "step": restart(at), "instances": App::names(batch) }));
         let first = [
-            json!({ "step": "fetch", "git_hash": hash }),
+            json!({ "step": FETCH, "git_hash": hash }),
             json!({ "step": "unpack", "release_path": app.release(&hash) }),
-            json!({ "step": SWITCH, "from": current, "to": hash }),
+            json!({ "step": SWITCH, "from": release::current_hash(&app)?, "to": hash }),
         ];
-        Ok(first.into_iter().chain(restarts).chain([json!({ "step": "prune", "keep": app.keep })]).collect())
+        let last = [json!({ "step": "mark" }), json!({ "step": "prune", "keep": app.keep })];
+        Ok(first.into_iter().chain(restarts).chain(last).collect())
     }
 
     async fn execute(params: &Params, run: &Run) -> Result<Done, Failure> {
         let app = app(run)?;
+        let _alone = release::alone(&app)?;
+        run.progress(5, "fetching");
         let pinned = fetch(params, run, &app).await?;
         let hash = pinned.hash.as_str();
-        let is_begun = run.is_begun(SWITCH);
-        if !is_begun && !params.force && release::current(&app).as_deref() == Some(hash) {
+        let batches = instances::batches(params, &app)?;
+        let names = App::names(&batches.concat());
+        if !params.force && !run.is_begun(SWITCH) && is_deployed(&app, hash, &names)? {
+            git::forget(&app, run.id, None).await;
             let deployed = deployed(params, &app, &pinned, Some(hash.to_owned()), Vec::new(), Vec::new());
-            return Ok(Done::new(format!("{hash} is the current release already"), false, &deployed));
+            return Ok(Done::new(format!("{hash} is deployed already"), false, &deployed));
         }
         run.progress(20, "unpacking");
-        run.repeatable("unpack", async || release::unpack(&app, hash).await).await?;
-        hook(run, &app, "before", &app.before, &pinned).await?;
-        let before = run
-            .step(
-                SWITCH,
-                async || Ok(Before { previous: release::current(&app) }),
-                async |before: &Before| {
-                    release::switch(&app, run.id, hash)?;
-                    Ok(before.previous.clone())
-                },
-                async |before: &Before| {
-                    let is_current = release::current(&app).as_deref() == Some(hash);
-                    Ok(if is_current { Found::Done(before.previous.clone()) } else { Found::NotDone })
-                },
-            )
-            .await?;
+        run.repeatable("unpack", async || unpack(params, run, &app, hash).await).await?;
+        let live = Live { hash, session: &pinned.session, dir: app.release(hash) };
+        instances::hook(run, "before", &app.before, &live).await?;
+        let before = switch(run, &app, hash).await?;
         let mut servers = Vec::new();
-        let batches = batches(params, &app)?;
         for (at, batch) in batches.iter().enumerate() {
             run.progress(
                 u8::try_from(30 + 60 * at / batches.len()).unwrap_or(90),
                 &format!("restarting batch {}", at + 1),
             );
-            servers.extend(
-                run.repeatable(&restart(at), async || restarted(run, &app, batch, &pinned).await).await?,
-            );
+            servers.extend(instances::restart(run, &app, &restart(at), batch, &live).await?);
         }
-        hook(run, &app, "after", &app.after, &pinned).await?;
-        let never: Vec<&str> = before.as_deref().into_iter().chain([hash]).collect();
+        instances::hook(run, "after", &app.after, &live).await?;
+        run.repeatable("mark", async || mark(hash, &names, before.mark.as_ref()).write(&app)).await?;
+        let previous = before.previous.as_ref().and_then(|link| link.hash(&app));
+        let never: Vec<&str> = previous.into_iter().chain([hash]).collect();
         // What runs is right: nobody goes back because something old cannot be removed.
         let prune = async || {
+            git::forget(&app, run.id, Some(hash)).await;
             Ok(release::prune(&app, &never).unwrap_or_else(|failure| {
                 run.warn(failure.message());
                 Vec::new()
             }))
         };
         let pruned = run.repeatable("prune", prune).await?;
-        let deployed = deployed(params, &app, &pinned, before, servers, pruned);
+        let deployed = deployed(params, &app, &pinned, previous.map(str::to_owned), servers, pruned);
         Ok(Done::new(format!("deployed {hash} to {} instances", deployed.count), true, &deployed))
     }
 
     async fn undo(params: &Params, run: &Run) -> Result<(), Failure> {
-        let app = app(run)?;
-        let Some(trace) = run.trace::<Before, Option<String>>(SWITCH)? else { return Ok(()) };
-        let Some(previous) = trace.intent.previous else {
+        let trace = run.trace::<Before, Before>(SWITCH)?;
+        let app = match app(run) {
+            Ok(app) => app,
+            // Nothing but the cache has been touched.
+            Err(_) if trace.is_none() => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let _alone = release::alone(&app)?;
+        git::forget(&app, run.id, None).await;
+        let Some(Before { previous, mark }) = trace.map(|trace| trace.intent) else { return Ok(()) };
+        let Some(previous) = previous else {
             run.warn("there was no release before: the new one stays the current one");
             return Ok(());
         };
@@ -232,174 +237,122 @@ impl Kind for Deploy {
             run.warn("rollback_on_failure is false: the new release stays the current one");
             return Ok(());
         }
-        let back = run.repeatable("undo.switch", async || {
-            let is_back = release::current(&app).as_deref() == Some(previous.as_str());
-            if is_back { Ok(()) } else { release::switch(&app, run.id, &previous) }
-        });
-        back.await?;
-        run.add_result("rolled_back", true);
-        let pinned = Pinned { hash: previous, session: "rollback".to_owned() };
-        let mut begun = Vec::new();
-        for (at, batch) in batches(params, &app)?.into_iter().enumerate() {
-            if run.is_begun(&restart(at)) {
-                begun.extend(batch);
+        let is_same = run
+            .trace::<Pinned, Value>(FETCH)?
+            .is_some_and(|fetched| previous.hash(&app) == Some(fetched.intent.hash.as_str()));
+        run.repeatable("undo.switch", async || switch_back(run, &app, &previous)).await?;
+        run.add_result("rolled_back", !is_same);
+        let dir = previous.dir(&app);
+        let live = Live { hash: previous.hash(&app).unwrap_or_default(), session: "rollback", dir };
+        for (at, batch) in instances::batches(params, &app)?.iter().enumerate().rev() {
+            if !run.is_begun(&restart(at)) {
+                continue;
+            }
+            match instances::restart(run, &app, &format!("undo.{}", restart(at)), batch, &live).await {
+                // There is nothing else to go back to.
+                Err(failure) if is_same => run.warn(failure.message()),
+                restarted => drop(restarted?),
             }
         }
-        if !begun.is_empty() {
-            run.repeatable("undo.restart", async || restarted(run, &app, &begun, &pinned).await.map(drop))
-                .await?;
-        }
-        Ok(())
+        let Some(mark) = mark.filter(|_| !is_same) else { return Ok(()) };
+        run.repeatable("undo.mark", async || mark.write(&app)).await
     }
+}
+
+/// The target: the one that is meant, and once something has begun the same one with the same settings.
+fn target(run: &Run) -> Result<&Target, Failure> {
+    let Some(fetch) = run.trace::<Pinned, Value>(FETCH)? else { return run.target(ENGINES, None) };
+    let pinned = fetch.intent;
+    let changed = match run.targets.by_name(&pinned.target) {
+        Some(target) if digest(target) == pinned.settings => return Ok(target),
+        Some(_) => "have changed",
+        None => "are gone",
+    };
+    let told = format!("the settings of the target {} {changed} since this deploy began", pinned.target);
+    // What the old settings have set going nobody can take back with the new ones.
+    Err(if run.is_begun(SWITCH) {
+        Failure::unknown("target_changed", told)
+    } else {
+        Failure::permanent("target_changed", told)
+    })
+}
+
+fn digest(target: &Target) -> String {
+    let digest = Sha256::digest(Value::Object(target.settings.clone()).to_string());
+    digest.iter().fold(String::new(), |all, byte| all + &format!("{byte:02x}"))
 }
 
 fn app(run: &Run) -> Result<App, Failure> {
-    run.target(ENGINES, None)?.settings().map_err(|problem| Failure::permanent("target", problem))
-}
-
-/// A name that git takes for nothing else (git-check-ref-format(1)).
-fn check_ref(git_ref: &str) -> Result<(), String> {
-    let forbidden = |letter: char| letter.is_control() || " ~^:?*[\\".contains(letter);
-    let is_lock = |part: &str| Path::new(part).extension().is_some_and(|end| end == "lock");
-    let is_wrong = git_ref.is_empty()
-        || git_ref.len() > 255
-        || git_ref.contains(forbidden)
-        || ["..", "//", "@{"].iter().any(|part| git_ref.contains(part))
-        || git_ref.split('/').any(|part| part.starts_with(['.', '-', '+']) || is_lock(part))
-        || git_ref.ends_with(['/', '.'])
-        || git_ref.starts_with('/');
-    if is_wrong {
-        Err(format!("git_ref {git_ref:?} is no name of a branch, a tag or a commit"))
-    } else {
-        Ok(())
-    }
-}
-
-/// The instances that are meant, in their order.
-fn chosen<'a>(params: &Params, app: &'a App) -> Result<Vec<&'a Instance>, String> {
-    let service = |instance: &'a Instance| instance.service.as_deref().unwrap_or(&instance.name);
-    let Some(services) = &params.services else { return Ok(app.instances.iter().collect()) };
-    if let Some(unknown) =
-        services.iter().find(|wanted| !app.instances.iter().any(|it| service(it) == wanted.as_str()))
-    {
-        return Err(format!("services: {unknown:?} is none of this application"));
-    }
-    Ok(app.instances.iter().filter(|it| services.iter().any(|wanted| wanted == service(it))).collect())
-}
-
-fn batches<'a>(params: &Params, app: &'a App) -> Result<Vec<Vec<&'a Instance>>, Failure> {
-    let instances = chosen(params, app).map_err(|problem| Failure::permanent("target", problem))?;
-    let size = match params.deployment_strategy {
-        Strategy::Rolling => usize::try_from(params.batch_size).unwrap_or(usize::MAX),
-        Strategy::Serial => 1,
-        Strategy::Parallel => instances.len(),
-    };
-    let size = size.max(instances.len().div_ceil(BATCHES_MAX)).max(1);
-    Ok(instances.chunks(size).map(<[_]>::to_vec).collect())
+    target(run)?.settings().map_err(|problem| Failure::permanent("target", problem))
 }
 
 fn restart(at: usize) -> String {
     format!("restart.{}", at + 1)
 }
 
+/// Whether that is the current release, and these instances are known to run it.
+fn is_deployed(app: &App, hash: &str, instances: &[&str]) -> Result<bool, Failure> {
+    let is_current = release::current_hash(app)?.as_deref() == Some(hash) && app.release(hash).is_dir();
+    Ok(is_current && Mark::read(app).is_some_and(|mark| mark.covers(hash, instances)))
+}
+
+/// That these run it, beside those that did before.
+fn mark(hash: &str, instances: &[&str], before: Option<&Mark>) -> Mark {
+    let before = before.filter(|mark| mark.hash == hash).map(|mark| mark.instances.clone());
+    let mut all = before.unwrap_or_default();
+    all.extend(instances.iter().map(|name| (*name).to_owned()));
+    all.sort_unstable();
+    all.dedup();
+    Mark { hash: hash.to_owned(), instances: all }
+}
+
 async fn fetch(params: &Params, run: &Run, app: &App) -> Result<Pinned, Failure> {
-    run.progress(5, "fetching");
-    let fetch = async |pinned: &Pinned| {
-        release::fetch(app, run.id, &params.git_ref, &pinned.hash).await?;
-        Ok(pinned.clone())
-    };
     let pin = async || {
         let session = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
-        Ok(Pinned { hash: release::resolve(app, &params.git_ref).await?, session })
+        let target = target(run)?;
+        let hash = git::resolve(app, &params.git_ref).await?;
+        Ok(Pinned { hash, session, target: target.name.clone(), settings: digest(target) })
     };
-    run.step("fetch", pin, fetch, async |_| Ok(Found::NotDone)).await
+    let fetch = async |pinned: &Pinned| {
+        git::fetch(app, run.id, &params.git_ref, &pinned.hash).await?;
+        Ok(pinned.clone())
+    };
+    run.step(FETCH, pin, fetch, async |_| Ok(Found::NotDone)).await
 }
 
-async fn hook(run: &Run, app: &App, name: &str, argv: &[String], pinned: &Pinned) -> Result<(), Failure> {
-    if argv.is_empty() {
+async fn unpack(params: &Params, run: &Run, app: &App, hash: &str) -> Result<(), Failure> {
+    match release::unpack(app, hash).await {
+        // The cache has lost something since.
+        Err(failure) if failure.code() == "git" => {
+            run.log(&format!("{}; fetching anew", failure.message()));
+            git::make_anew(app).await?;
+            git::fetch(app, run.id, &params.git_ref, hash).await?;
+            release::unpack(app, hash).await
+        }
+        unpacked => unpacked,
+    }
+}
+
+async fn switch(run: &Run, app: &App, hash: &str) -> Result<Before, Failure> {
+    let before = async || Ok(Before { previous: release::current(app)?, mark: Mark::read(app) });
+    let act = async |before: &Before| {
+        Mark::remove(app)?;
+        release::switch(app, run.id, &Link::to(hash))?;
+        Ok(before.clone())
+    };
+    run.step(SWITCH, before, act, async |_| Ok(Found::NotDone)).await
+}
+
+fn switch_back(run: &Run, app: &App, previous: &Link) -> Result<(), Failure> {
+    if !previous.dir(app).is_dir() {
+        let told = format!("the release before, {}, is not there any more", previous.as_str());
+        return Err(Failure::permanent("no_release", told));
+    }
+    Mark::remove(app)?;
+    if release::current(app)?.as_ref() == Some(previous) {
         return Ok(());
     }
-    run.repeatable(name, async || {
-        let ended = program(app, name, argv, pinned, "").await?;
-        if ended.is_success() {
-            return Ok(());
-        }
-        Err(Failure::permanent("hook", format!("the program {name} failed: {}", ended.told())))
-    })
-    .await
-}
-
-async fn program(
-    app: &App,
-    what: &str,
-    argv: &[String],
-    pinned: &Pinned,
-    instance: &str,
-) -> Result<child::Ended, Failure> {
-    let Some((path, words)) = argv.split_first() else {
-        return Err(Failure::permanent("target", format!("{what} is no program")));
-    };
-    let release = app.release(&pinned.hash);
-    let release_path = release.to_string_lossy();
-    let env = [
-        ("DEPLOY_HASH", pinned.hash.as_str()),
-        ("DEPLOY_SESSION", pinned.session.as_str()),
-        ("DEPLOY_RELEASE", &*release_path),
-        ("DEPLOY_INSTANCE", instance),
-    ];
-    let dir: &Path = if release.is_dir() { &release } else { Path::new("/") };
-    child::run(&format!("{what} {instance}"), &mut command(path, words, &env, dir)).await
-}
-
-/// Restarts these instances, all at once, and waits until each is healthy.
-async fn restarted(
-    run: &Run,
-    app: &App,
-    batch: &[&Instance],
-    pinned: &Pinned,
-) -> Result<Vec<Server>, Failure> {
-    let each = batch.iter().map(|instance| restarted_one(run, app, instance, pinned));
-    futures_util::future::try_join_all(each).await
-}
-
-async fn restarted_one(
-    run: &Run,
-    app: &App,
-    instance: &Instance,
-    pinned: &Pinned,
-) -> Result<Server, Failure> {
-    let name = instance.name.as_str();
-    let ended = program(app, "restart", &instance.restart, pinned, name).await?;
-    if !ended.is_success() {
-        return Err(Failure::permanent("restart", format!("{name} cannot be restarted: {}", ended.told())));
-    }
-    let since = tokio::time::Instant::now();
-    let mut healthy = 0;
-    let mut last = None;
-    let limit = Duration::from_secs(app.health_timeout_s.into());
-    while !instance.health.is_empty() && healthy < app.healthy_after {
-        let asked = tokio::time::timeout(limit, program(app, "health", &instance.health, pinned, name)).await;
-        match asked {
-            Ok(Ok(ended)) if ended.is_success() => healthy += 1,
-            Ok(Ok(ended)) => (healthy, last) = (0, Some(ended.told())),
-            Ok(Err(failure)) => return Err(failure),
-            Err(_) => (healthy, last) = (0, Some("it does not answer".to_owned())),
-        }
-        if healthy < app.healthy_after {
-            if since.elapsed() >= limit {
-                let told = format!(
-                    "{name} is not healthy after {} s: {}",
-                    limit.as_secs(),
-                    last.unwrap_or_default()
-                );
-                return Err(Failure::permanent("unhealthy", told).with("instance", name));
-            }
-            tokio::time::sleep(HEALTH_EVERY.min(limit / 10)).await;
-        }
-    }
-    run.log(&format!("{name} runs {}", pinned.hash));
-    let health_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Server { name: name.to_owned(), status: "healthy".to_owned(), health_ms })
+    release::switch(app, run.id, previous)
 }
 
 fn deployed<'a>(
@@ -423,35 +376,11 @@ fn deployed<'a>(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_branches_tags_and_commits_are_taken_and_nothing_else() {
-        for good in
-            ["main", "release/2026.11", "v1.2.3", "07d55a7255c06d71627ce31c23f17009e8d54aed", "feature/a-b_c"]
-        {
-            assert_eq!(check_ref(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "-x",
-            "a/-b",
-            "a..b",
-            "a b",
-            "a:b",
-            "x^{}",
-            "a//b",
-            "/a",
-            "a/",
-            "a.lock",
-            "@{u}",
-            "a\n",
-            "+a",
-            "--upload-pack=x",
-        ] {
-            assert!(check_ref(bad).is_err(), "{bad}");
-        }
-    }
+fn disk(what: &str, error: &io::Error) -> Failure {
+    let told = format!("{what}: {error}");
+    let failure = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::transient("disk_full", told),
+        _ => Failure::permanent("disk", told),
+    };
+    failure.with("errno", error.raw_os_error())
 }

@@ -3,103 +3,31 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Component, Path};
-use std::process::Stdio;
+use std::path::{Component, Path, PathBuf};
 
-use tokio::process::Command;
+use serde::{Deserialize, Serialize};
 
 use super::app::App;
+use super::{disk, git};
 use crate::handlers::builtin::Failure;
-use crate::handlers::builtin::child::{self, Child, Ended, command};
 
-/// Nothing of the user's or the system's git configuration, no question, and only these ways to a repository.
-const GIT: &[(&str, &str)] = &[
-    ("GIT_TERMINAL_PROMPT", "0"),
-    ("GIT_CONFIG_GLOBAL", "/dev/null"),
-    ("GIT_CONFIG_SYSTEM", "/dev/null"),
-    ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes"),
-    ("GIT_ALLOW_PROTOCOL", "https:ssh:file"),
-];
-
-/// Whether it is a whole commit id.
-pub(super) fn is_hash(word: &str) -> bool {
-    word.len() == 40 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn git(app: &App, args: &[&str]) -> Command {
-    let mut git = command("git", ["-C".as_ref(), app.repo().as_os_str()], GIT, Path::new("/"));
-    git.args(args);
-    git
-}
-
-/// The commit that a reference of the repository means just now.
-pub(super) async fn resolve(app: &App, git_ref: &str) -> Result<String, Failure> {
-    if is_hash(git_ref) {
-        return Ok(git_ref.to_owned());
-    }
-    let patterns = [
-        format!("refs/heads/{git_ref}"),
-        format!("refs/tags/{git_ref}^{{}}"),
-        format!("refs/tags/{git_ref}"),
-    ];
-    let mut remote = command("git", ["ls-remote", "--quiet", "--", &app.repository], GIT, Path::new("/"));
-    remote.stdout(Stdio::piped());
-    let listed = child::run("cannot ask the repository", &mut remote).await?;
-    if !listed.is_success() {
-        return Err(unreachable(app, &listed));
-    }
-    let of = |pattern: &String| {
-        let lines = listed.output.lines().filter_map(|line| line.split_once('\t'));
-        lines.filter(|(_, name)| name == pattern || *name == git_ref).map(|(hash, _)| hash.to_owned()).next()
-    };
-    let not_found =
-        || Failure::permanent("not_found", format!("{} has no branch or tag {git_ref:?}", app.repository));
-    patterns.iter().find_map(of).filter(|hash| is_hash(hash)).ok_or_else(not_found)
-}
-
-fn unreachable(app: &App, ended: &Ended) -> Failure {
-    Failure::transient("unreachable", format!("cannot fetch from {}: {}", app.repository, ended.told()))
-}
-
-/// Has that commit in the own repository afterwards.
-pub(super) async fn fetch(app: &App, id: u64, git_ref: &str, hash: &str) -> Result<(), Failure> {
-    if !app.repo().join("HEAD").exists() {
-        fs::create_dir_all(app.repo()).map_err(|error| disk("cannot make the repository", &error))?;
-        let made =
-            child::run("cannot make the repository", &mut git(app, &["init", "--quiet", "--bare"])).await?;
-        if !made.is_success() {
-            return Err(Failure::permanent("git", format!("cannot make the repository: {}", made.told())));
+/// Keeps others out while it lives: those of another daemon, or of a target with the same directory.
+///
+/// # Errors
+///
+/// Transient, if others are in.
+pub(super) fn alone(app: &App) -> Result<fs::File, Failure> {
+    let told = |error: io::Error| disk("cannot open the directory of the application", &error);
+    fs::create_dir_all(&app.dir).map_err(told)?;
+    let dir = fs::File::open(&app.dir).map_err(told)?;
+    match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(dir),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let told = format!("another deploy is at work in {}", app.dir.display());
+            Err(Failure::transient("busy", told))
         }
+        Err(error) => Err(told(error.into())),
     }
-    if has(app, hash).await? {
-        return Ok(());
-    }
-    // The one reference first, at the depth of one commit. If it has moved meanwhile, or is a commit, all of them.
-    if !is_hash(git_ref) {
-        fetch_refs(app, "--depth=1", &[&format!("+{git_ref}:refs/actiond/deploy-{id}")]).await?;
-        if has(app, hash).await? {
-            return Ok(());
-        }
-    }
-    let depth = if app.repo().join("shallow").exists() { "--unshallow" } else { "--no-tags" };
-    fetch_refs(app, depth, &["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]).await?;
-    if has(app, hash).await? {
-        return Ok(());
-    }
-    Err(Failure::permanent("not_found", format!("{} has no commit {hash} any more", app.repository)))
-}
-
-async fn fetch_refs(app: &App, depth: &str, refs: &[&str]) -> Result<(), Failure> {
-    let mut args = vec!["fetch", "--no-recurse-submodules", "--quiet", depth, "--", &app.repository];
-    args.extend(refs);
-    let fetched = child::run("cannot fetch", &mut git(app, &args)).await?;
-    if fetched.is_success() { Ok(()) } else { Err(unreachable(app, &fetched)) }
-}
-
-async fn has(app: &App, hash: &str) -> Result<bool, Failure> {
-    let commit = format!("{hash}^{{commit}}");
-    let found = child::run("cannot look for the commit", &mut git(app, &["cat-file", "-e", &commit])).await?;
-    Ok(found.is_success())
 }
 
 /// Has the release of that commit whole on disk afterwards.
@@ -118,18 +46,7 @@ pub(super) async fn unpack(app: &App, hash: &str) -> Result<(), Failure> {
         fs::remove_dir_all(&part).map_err(|error| told(&error))?;
     }
     fs::create_dir_all(&part).map_err(|error| told(&error))?;
-    let mut archive = git(app, &["archive", "--format=tar", hash]);
-    archive.stdout(Stdio::piped());
-    let mut archive = Child::start("cannot read the commit", &mut archive)?;
-    let mut tar = command("tar", ["-x", "--no-same-owner", "-f", "-"], &[], &part);
-    tar.stdin(archive.output()?);
-    let tar = Child::start("cannot unpack the release", &mut tar)?;
-    let (archived, unpacked) = tokio::try_join!(archive.end(), tar.end())?;
-    for ended in [&archived, &unpacked] {
-        if !ended.is_success() {
-            return Err(Failure::permanent("unpack", format!("cannot unpack the release: {}", ended.told())));
-        }
-    }
+    git::unpack(app, hash, &part).await?;
     refuse_links_out(&part, &part)?;
     for path in &app.shared {
         share(app, &part, path).map_err(|error| told(&error))?;
@@ -203,25 +120,67 @@ fn share(app: &App, release: &Path, path: &str) -> io::Result<()> {
     symlink(shared, link)
 }
 
-/// The commit of the current release, if there is one.
-pub(super) fn current(app: &App) -> Option<String> {
-    let release = fs::read_link(app.current()).ok()?;
-    release.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+/// Where `current` leads, as it is written there: to a release, or wherever whoever put it there wanted it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Link(String);
+
+impl Link {
+    /// To the release of a commit.
+    pub(super) fn to(hash: &str) -> Self {
+        Self(format!("releases/{hash}"))
+    }
+
+    /// The commit of the release that it leads to, if it is one of ours.
+    pub(super) fn hash(&self, app: &App) -> Option<&str> {
+        let dir = Path::new(&self.0);
+        let name = dir.file_name().and_then(|name| name.to_str()).filter(|name| git::is_hash(name))?;
+        (app.dir.join(dir) == app.release(name)).then_some(name)
+    }
+
+    pub(super) fn dir(&self, app: &App) -> PathBuf {
+        app.dir.join(&self.0)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// Makes a release the current one, in one step: who looks finds the old one or the new one.
+/// Where `current` leads, if it is there.
+///
+/// # Errors
+///
+/// It is something else than a symbolic link, and cannot be replaced by one in one step.
+pub(super) fn current(app: &App) -> Result<Option<Link>, Failure> {
+    let path = app.current();
+    let wrong = |what: &str| Failure::permanent("current", format!("{} {what}", path.display()));
+    match fs::read_link(&path) {
+        Ok(to) => to.to_str().map(|to| Some(Link(to.to_owned()))).ok_or_else(|| wrong("leads to no text")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(wrong("is no symbolic link")),
+        Err(error) => Err(disk("cannot read where current leads", &error)),
+    }
+}
+
+/// The commit of the current release, if there is one of ours.
+pub(super) fn current_hash(app: &App) -> Result<Option<String>, Failure> {
+    Ok(current(app)?.and_then(|link| link.hash(app).map(str::to_owned)))
+}
+
+/// Makes `current` lead there, in one step: who looks finds the old one or the new one.
 ///
 /// # Durability
 ///
 /// It is on disk when this returns.
-pub(super) fn switch(app: &App, id: u64, hash: &str) -> Result<(), Failure> {
+pub(super) fn switch(app: &App, id: u64, to: &Link) -> Result<(), Failure> {
     let aside = app.dir.join(format!(".current.{id}"));
     let switch = || -> io::Result<()> {
         match fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        symlink(Path::new("releases").join(hash), &aside)?;
+        symlink(&to.0, &aside)?;
         fs::rename(&aside, app.current())?;
         fs::File::open(&app.dir)?.sync_all()
     };
@@ -235,7 +194,7 @@ pub(super) fn prune(app: &App, never: &[&str]) -> Result<Vec<String>, Failure> {
     for entry in fs::read_dir(app.releases()).map_err(told)? {
         let entry = entry.map_err(told)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if is_hash(&name) {
+        if git::is_hash(&name) {
             releases.push((entry.metadata().and_then(|found| found.modified()).map_err(told)?, name));
         } else if entry.path().extension().is_some_and(|end| end == "part") {
             fs::remove_dir_all(entry.path()).map_err(told)?;
@@ -251,15 +210,6 @@ pub(super) fn prune(app: &App, never: &[&str]) -> Result<Vec<String>, Failure> {
         pruned.push(name);
     }
     Ok(pruned)
-}
-
-fn disk(what: &str, error: &io::Error) -> Failure {
-    let told = format!("{what}: {error}");
-    let failure = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::transient("disk_full", told),
-        _ => Failure::permanent("disk", told),
-    };
-    failure.with("errno", error.raw_os_error())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod pause;
 mod restart;
+mod service;
 mod session;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::pause::{ProcessPause, ProcessResume};
 pub(super) use self::restart::{ProcessRestart, Restart};
+pub(super) use self::service::Service;
 use super::kind::Around;
 use crate::handlers::targets::{Choice, Target};
 
@@ -100,9 +102,18 @@ fn target_of<'a>(around: &Around<'a>) -> Result<(&'a Target, Systemd), String> {
 
 /// The lock of a service; the services that may be named are those that the target allows.
 fn check(around: &Around<'_>, key: &str, unit: &str) -> Result<Vec<String>, String> {
-    let (target, settings) = target_of(around)?;
-    settings.allows(unit).map_err(|problem| format!("{key} {problem}"))?;
-    Ok(vec![format!("unit:{}:{unit}", target.name)])
+    let (target, _) = target_of(around)?;
+    Ok(vec![lock(target, unit).map_err(|problem| format!("{key} {problem}"))?])
+}
+
+/// The lock of a service.
+///
+/// # Errors
+///
+/// The target does not allow it.
+pub(super) fn lock(target: &Target, unit: &str) -> Result<String, String> {
+    target.settings::<Systemd>()?.allows(unit)?;
+    Ok(format!("unit:{}:{unit}", target.name))
 }
 
 #[cfg(test)]

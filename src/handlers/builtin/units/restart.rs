@@ -96,7 +96,7 @@ struct Before {
 
 /// systemd's job, if its end was heard.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Job {
+pub(super) struct Job {
     id: Option<u32>,
     result: Option<String>,
 }
@@ -208,20 +208,7 @@ async fn restart(run: &Run, unit: &str, settle_s: u32, reset_failed: bool) -> Re
         let state = session.idle().await?;
         Ok(Before { is_paused: state.is_paused(), invocation_id: state.invocation_id })
     };
-    let act = async |_: &Before| {
-        if reset_failed {
-            session.reset_failed().await?;
-        }
-        // What stands still hears no SIGTERM.
-        if session.look().await?.needs_thaw() {
-            session.pause(run, false).await?;
-        }
-        let (id, result) = session.restart().await?;
-        match result.as_deref() {
-            None | Some("done") => Ok(Job { id: Some(id), result }),
-            Some(word) => Err(failed(&session.look().await?, unit, word)),
-        }
-    };
+    let act = async |_: &Before| restarted(run, &session, reset_failed).await;
     let found = async |before: &Before| {
         let state = session.idle().await?;
         // A service that is over at once is forgotten, and its ID with it.
@@ -249,6 +236,22 @@ async fn restart(run: &Run, unit: &str, settle_s: u32, reset_failed: bool) -> Re
     result.insert("invocation_id_before".to_owned(), trace.intent.invocation_id.into());
     result.insert("invocation_id_after".to_owned(), state.invocation_id.into());
     Ok(Done::new(format!("restarted {unit}"), true, &result))
+}
+
+/// Has systemd restart it, and waits for the end of the job.
+pub(super) async fn restarted(run: &Run, session: &Session, reset_failed: bool) -> Result<Job, Failure> {
+    if reset_failed {
+        session.reset_failed().await?;
+    }
+    // What stands still hears no SIGTERM.
+    if session.look().await?.needs_thaw() {
+        session.pause(run, false).await?;
+    }
+    let (id, result) = session.restart().await?;
+    match result.as_deref() {
+        None | Some("done") => Ok(Job { id: Some(id), result }),
+        Some(word) => Err(failed(&session.look().await?, &session.unit, word)),
+    }
 }
 
 /// A job that did not end with `done`: `failed`, `timeout`, `canceled`, `dependency`, ... (org.freedesktop.systemd1(5)).

@@ -12,6 +12,7 @@ use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 use super::{ENGINE, Systemd};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::run::Run;
+use crate::handlers::targets::Target;
 use crate::runner::units::bus::{Bus, Removed, SERVICE, UNIT, is_bus_away, is_named};
 
 /// After so long without a word about a job it is looked whether there still is one: a signal can be lost.
@@ -107,7 +108,11 @@ impl Session {
     ///
     /// Transient, if systemd cannot be asked. The service is not allowed (any more), or not there.
     pub(super) async fn open(run: &Run, unit: &str) -> Result<(Self, State), Failure> {
-        let target = run.target(&[ENGINE], None)?;
+        Self::open_of(run.target(&[ENGINE], None)?, unit).await
+    }
+
+    /// As [`Self::open`], with the target that is meant.
+    pub(super) async fn open_of(target: &Target, unit: &str) -> Result<(Self, State), Failure> {
         let settings: Systemd = target.settings().map_err(|problem| Failure::permanent("target", problem))?;
         settings.allows(unit).map_err(|problem| Failure::permanent("not_allowed", problem))?;
         let bus = Bus::connect(settings.bus.as_deref())
