@@ -1,28 +1,35 @@
 //! Deploys of a small application from a git repository, with two instances.
 
+mod mends;
+mod origin;
+mod server;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::origin::Origin;
+use self::server::Server;
 use crate::cases::Stage;
-use crate::common::Daemon;
-use crate::servers::output;
 use crate::subject::Subject;
+
+const INSTANCES: [&str; 2] = ["web-1", "worker-1"];
 
 /// Gives each subject of this family to `try_it`.
 pub fn each(try_it: &mut dyn FnMut(&dyn Subject)) {
     try_it(&Deploy::new());
 }
 
-/// `deploy`.
+/// `deploy`. The health of the first instance is asked for over HTTP, that of the second by a program.
 struct Deploy {
     dir: TempDir,
+    origin: Origin,
+    server: Server,
     /// By branch: its commit, and the release that was current when it was made.
     made: Mutex<HashMap<String, (String, String)>>,
 }
@@ -30,18 +37,12 @@ struct Deploy {
 impl Deploy {
     fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("actiond-deploy.").tempdir().expect("a directory");
-        let deploy = Self { dir, made: Mutex::default() };
-        output(
-            Command::new("git").args(["init", "--quiet", "--initial-branch=main"]).arg(deploy.path("origin")),
-        );
-        fs::create_dir_all(deploy.path("app/releases")).expect("a directory");
+        let origin = Origin::new(dir.path().join("origin"));
+        let server = Server::start(dir.path().join("app"), dir.path().join("live-web-1"), "web-1");
+        let deploy = Self { origin, server, made: Mutex::default(), dir };
         deploy.script("restart", "readlink \"$1/app/current\" > \"$1/live-$DEPLOY_INSTANCE\"\necho \"$DEPLOY_INSTANCE\" >> \"$1/restarts\"");
-        deploy.script("health", "test -e \"$DEPLOY_RELEASE/healthy\"");
-        // The first release, by hand.
-        let first = deploy.commit("first", true);
-        let release = deploy.path("app/releases").join(&first);
-        output(Command::new("git").args(["clone", "--quiet"]).arg(deploy.path("origin")).arg(&release));
-        std::os::unix::fs::symlink(format!("releases/{first}"), deploy.path("app/current")).expect("a link");
+        deploy.script("health", "! grep -qx \"$DEPLOY_INSTANCE\" \"$DEPLOY_RELEASE/sick\"");
+        deploy.origin.first_release(&deploy.path("app"));
         deploy
     }
 
@@ -55,45 +56,27 @@ impl Deploy {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     }
 
-    fn git(&self, args: &[&str]) -> String {
-        let who = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
-        output(Command::new("git").arg("-C").arg(self.path("origin")).args(who).args(args))
-    }
-
-    /// A new commit on a branch; its id.
-    fn commit(&self, branch: &str, is_healthy: bool) -> String {
-        self.git(&["checkout", "--quiet", "-B", branch]);
-        fs::write(self.path("origin/branch"), branch).expect("a file");
-        let number = fs::read_to_string(self.path("origin/number")).unwrap_or_default();
-        fs::write(self.path("origin/number"), format!("{number}+")).expect("a file");
-        fs::create_dir_all(self.path("origin/config")).expect("a directory");
-        fs::write(self.path("origin/config/settings"), "own").expect("a file");
-        let healthy = self.path("origin/healthy");
-        if is_healthy {
-            fs::write(healthy, "").expect("a file");
-        } else {
-            fs::remove_file(healthy).expect("a file");
-        }
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--message", branch]);
-        self.git(&["rev-parse", "HEAD"])
-    }
-
     fn current(&self) -> String {
         let to = fs::read_link(self.path("app/current")).expect("a current release");
         to.file_name().and_then(|name| name.to_str()).expect("a name").to_owned()
+    }
+
+    fn release(&self, hash: &str) -> PathBuf {
+        self.path("app/releases").join(hash)
     }
 
     fn live(&self, instance: &str) -> String {
         fs::read_to_string(self.path(&format!("live-{instance}"))).unwrap_or_default()
     }
 
-    /// It is all of its commit, and what is shared is in it.
-    fn assert_whole(&self, hash: &str) {
-        let release = self.path("app/releases").join(hash);
-        let branch = self.git(&["show", &format!("{hash}:branch")]);
-        assert_eq!(fs::read_to_string(release.join("branch")).expect("a file of the commit"), branch);
-        assert_eq!(fs::read_to_string(release.join("config/settings")).expect("a file of the commit"), "own");
+    fn assert_live(&self, hash: &str, action: &Value) {
+        for instance in INSTANCES {
+            assert_eq!(self.live(instance), format!("releases/{hash}\n"), "{instance}: {action}");
+        }
+    }
+
+    fn restarts(&self) -> usize {
+        fs::read_to_string(self.path("restarts")).unwrap_or_default().lines().count()
     }
 
     fn made(&self, metadata: &Value) -> (String, String) {
@@ -113,23 +96,23 @@ impl Subject for Deploy {
 
     fn tables(&self) -> String {
         let dir = self.dir.path().display();
-        let instance = |name: &str, service: &str| {
+        let instance = |name: &str, service: &str, health: &str| {
             format!(
-                "[[targets.shop.instances]]\nname = \"{name}\"\nservice = \"{service}\"\nrestart = [\"{dir}/restart\", \"{dir}\"]\n\
-                 health = [\"{dir}/health\"]\n"
+                "[[targets.shop.instances]]\nname = \"{name}\"\nservice = \"{service}\"\nrestart = [\"{dir}/restart\", \"{dir}\"]\n{health}\n"
             )
         };
+        let url = format!("health_url = \"http://{}/health\"\nhealth_status = [204]", self.server.address);
         format!(
             "[targets.shop]\nengine = \"app\"\nrepository = \"{dir}/origin\"\ndir = \"{dir}/app\"\nshared = [\"log\"]\nkeep = 3\n\
-             health_timeout_s = 1\nhealthy_after = 1\n{}{}",
-            instance("web-1", "web"),
-            instance("worker-1", "worker"),
+             health_timeout_s = 2\nhealthy_after = 1\n{}{}",
+            instance("web-1", "web", &url),
+            instance("worker-1", "worker", &format!("health = [\"{dir}/health\"]")),
         )
     }
 
     fn prepare(&self) -> Value {
         let branch = format!("release/{}", self.made.lock().expect("all").len());
-        let made = (self.commit(&branch, true), self.current());
+        let made = (self.origin.commit(&branch, &[]), self.current());
         self.made.lock().expect("all").insert(branch.clone(), made);
         // As the user's document has it.
         json!({ "git_ref": branch, "deployment_strategy": "rolling" })
@@ -138,11 +121,9 @@ impl Subject for Deploy {
     fn assert_done(&self, metadata: &Value, action: &Value) {
         let (hash, previous) = self.made(metadata);
         assert_eq!(self.current(), hash, "{action}");
-        self.assert_whole(&hash);
-        assert!(self.path("app/releases").join(&hash).join("log").is_dir(), "what is shared is there");
-        for instance in ["web-1", "worker-1"] {
-            assert_eq!(self.live(instance), format!("releases/{hash}\n"));
-        }
+        assert_eq!(self.origin.fault(&self.release(&hash)), None, "{action}");
+        assert!(self.release(&hash).join("log").is_dir(), "what is shared is there");
+        self.assert_live(&hash, action);
         let result = &action["finished_result"];
         assert_eq!((&result["git_hash"], &result["servers_deployed"]), (&json!(hash), &json!(2)), "{action}");
         assert_eq!(result["previous_git_hash"], json!(previous), "{action}");
@@ -154,8 +135,8 @@ impl Subject for Deploy {
     fn assert_undone(&self, metadata: &Value, action: &Value) {
         let (_, previous) = self.made(metadata);
         assert_eq!(self.current(), previous, "{action}");
-        self.assert_whole(&previous);
-        for instance in ["web-1", "worker-1"] {
+        assert_eq!(self.origin.fault(&self.release(&previous)), None, "{action}");
+        for instance in INSTANCES {
             let live = self.live(instance);
             assert!(
                 live.is_empty() || live == format!("releases/{previous}\n"),
@@ -190,34 +171,6 @@ impl Subject for Deploy {
     }
 
     fn special(&self, stage: &Stage<'_>) {
-        let daemon = Daemon::start(&stage.home);
-        // An instance that does not become healthy: all go back.
-        let before = self.prepare();
-        daemon.finished(daemon.accepted(&stage.spec(&before)));
-        let previous = self.current();
-        self.commit("broken", false);
-        let action = daemon.finished(daemon.accepted(&stage.spec(&json!({ "git_ref": "broken" }))));
-        let result = &action["finished_result"];
-        assert_eq!(
-            (&action["state"], &result["error"]["code"]),
-            (&json!("failed"), &json!("unhealthy")),
-            "{action}"
-        );
-        assert_eq!(result["rolled_back"], true, "{action}");
-        assert_eq!(self.current(), previous);
-        assert_eq!(self.live("web-1"), format!("releases/{previous}\n"));
-        // A branch that moves while a deploy is interrupted.
-        let metadata = self.prepare();
-        let (hash, _) = self.made(&metadata);
-        stage.breakpoint("fetch", "intent", "wait");
-        let id = daemon.accepted(&stage.spec(&metadata));
-        stage.await_reached(&daemon, id, "fetch", "intent");
-        daemon.kill9();
-        stage.home.kill_programs();
-        stage.release("fetch", "intent");
-        assert_ne!(self.commit(metadata["git_ref"].as_str().expect("a branch"), true), hash);
-        let daemon = Daemon::start(&stage.home);
-        let action = daemon.finished(id);
-        assert_eq!((&action["state"], self.current()), (&json!("succeeded"), hash), "{action}");
+        mends::all(self, stage);
     }
 }
