@@ -3,6 +3,7 @@
 mod mends;
 mod origin;
 mod server;
+mod storm;
 
 use std::collections::HashMap;
 use std::fs;
@@ -172,5 +173,6 @@ impl Subject for Deploy {
 
     fn special(&self, stage: &Stage<'_>) {
         mends::all(self, stage);
+        storm::storm(self, stage);
     }
 }
