@@ -1,8 +1,10 @@
-//! Deploys of a small application from a git repository, with two instances.
+//! Deploys of a small application from a git repository: with two instances that are restarted by scripts, and with two that
+//! are services ([`services`]).
 
 mod mends;
 mod origin;
 mod server;
+pub mod services;
 mod storm;
 
 use std::collections::HashMap;
@@ -16,6 +18,7 @@ use tempfile::TempDir;
 
 use self::origin::Origin;
 use self::server::Server;
+pub use self::server::serve;
 use crate::cases::Stage;
 use crate::subject::Subject;
 

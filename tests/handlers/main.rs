@@ -43,6 +43,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("podman", containers::podman),
     ("databases", databases::each),
     ("deploy", deploy::each),
+    ("services", deploy::services::each),
     ("mariadb", mariadb::each),
     ("processes", processes::each),
     ("caches", caches::each),
@@ -53,6 +54,11 @@ const FAMILIES: &[(&str, Each)] = &[
 type Each = fn(&mut dyn FnMut(&dyn Subject));
 
 fn main() -> ExitCode {
+    if let [_, verb, socket, instance] = std::env::args().collect::<Vec<_>>().as_slice()
+        && verb == "serve-release"
+    {
+        return deploy::serve(socket.as_ref(), instance);
+    }
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let table = Mutex::new(Table::default());
     std::thread::scope(|scope| {

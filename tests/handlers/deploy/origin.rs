@@ -22,6 +22,10 @@ impl Origin {
         Self { dir, commits: Mutex::default() }
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn git(&self, args: &[&str]) -> String {
         let who = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
         output(Command::new("git").arg("-C").arg(&self.dir).args(who).args(args))
@@ -61,6 +65,11 @@ impl Origin {
         }
         symlink(format!("releases/{hash}"), app.join("current")).expect("a link");
         hash
+    }
+
+    /// A file of a commit.
+    pub fn file(&self, hash: &str, path: &str) -> String {
+        self.commits.lock().expect("all").get(hash).expect("a commit").get(path).expect("a file").clone()
     }
 
     /// What keeps a release from being all of its commit, and nothing else.

@@ -1,9 +1,11 @@
 //! A small web server for a release: its files, and at `/health` 204 or 503.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -29,6 +31,19 @@ fn answer(stream: &mut (impl Read + Write), release: &Path, instance: &str) -> s
         if status.starts_with("204") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     write!(stream, "HTTP/1.1 {status}\r\n{length}Connection: close\r\n\r\n")?;
     stream.write_all(&body)
+}
+
+/// A process that serves the release in which it was started, over a Unix socket. Each start is a line of `SOCKET.starts`.
+pub fn serve(socket: &Path, instance: &str) -> ExitCode {
+    let release = std::env::current_dir().expect("a release");
+    let _ = fs::remove_file(socket);
+    let listener = UnixListener::bind(socket).expect("a socket");
+    let starts = OpenOptions::new().create(true).append(true).open(socket.with_extension("starts"));
+    writeln!(starts.expect("a file"), "{}", release.display()).expect("a line");
+    for stream in listener.incoming() {
+        let _ = stream.and_then(|mut stream| answer(&mut stream, &release, instance));
+    }
+    ExitCode::FAILURE
 }
 
 /// A thread that answers on a loopback address for the release that a file names.

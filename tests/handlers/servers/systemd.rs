@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -17,6 +18,9 @@ StartLimitIntervalSec=10min
 ExecStart=/bin/sh -c 'echo $INVOCATION_ID >> /run/starts.%i; exec sleep infinity'
 ";
 
+/// For the names of containers: there may be several.
+static MACHINES: AtomicU32 = AtomicU32::new(0);
+
 pub struct Systemd {
     dir: TempDir,
     name: String,
@@ -26,7 +30,8 @@ pub struct Systemd {
 impl Systemd {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("actiond-systemd.").tempdir().expect("a directory");
-        let name = format!("actiond-handlers-{}", std::process::id());
+        let name =
+            format!("actiond-handlers-{}-{}", std::process::id(), MACHINES.fetch_add(1, Ordering::SeqCst));
         let mut systemd = Self { dir, name, leader: String::new() };
         systemd.does(&["start"]);
         systemd.leader = systemd.does(&["leader"]);
