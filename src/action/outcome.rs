@@ -15,6 +15,13 @@ pub enum Outcome {
         result: Option<JsonText>,
         retryable: bool,
     },
+    /// A failure that may pass, but not before so long: no other try is made until then, within the longest wait of the
+    /// retry policy.
+    TryLater {
+        message: String,
+        result: Option<JsonText>,
+        after_ms: u64,
+    },
     /// The attempt was stopped because the action was cancelled; nothing of it is alive.
     Cancelled {
         message: String,

@@ -66,13 +66,18 @@ pub(super) fn what_follows(
         Outcome::Unkillable { .. } | Outcome::Undecided { .. } => Next::Hold,
         _ if cancelling => Next::CancelDone,
         Outcome::Failed { retryable: false, .. } | Outcome::Cancelled { .. } => Next::Fail,
-        Outcome::Failed { .. } => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
+        Outcome::Failed { .. } => next_try(action, now, jitter, 0).map_or(Next::Fail, Next::RetryAt),
+        Outcome::TryLater { after_ms, .. } => {
+            next_try(action, now, jitter, *after_ms).map_or(Next::Fail, Next::RetryAt)
+        }
         Outcome::TimedOut { .. } | Outcome::Reboot { .. } if over => Next::TimeOut,
-        Outcome::TimedOut { .. } => next_try(action, now, jitter).map_or(Next::TimeOut, Next::RetryAt),
+        Outcome::TimedOut { .. } => next_try(action, now, jitter, 0).map_or(Next::TimeOut, Next::RetryAt),
         Outcome::Reboot { .. } => Next::Reboot,
         Outcome::Interrupted => match by_policy(action.body.recovery) {
             Decision::Requeue if over => Next::Interrupted(Decision::TimeOut),
-            Decision::Requeue if !stopping => next_try(action, now, jitter).map_or(Next::Fail, Next::RetryAt),
+            Decision::Requeue if !stopping => {
+                next_try(action, now, jitter, 0).map_or(Next::Fail, Next::RetryAt)
+            }
             decision => Next::Interrupted(decision),
         },
         Outcome::NotStarted if over => Next::Interrupted(Decision::TimeOut),
@@ -92,10 +97,13 @@ fn lost_in_a_row(status: &Status) -> usize {
     status.attempts.iter().rev().take_while(|attempt| attempt.end == AttemptEnd::Interrupted).count()
 }
 
-/// When the next try begins, if one is left and can begin before the deadline.
-fn next_try(action: &Action, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+/// When the next try begins, if one is left and can begin before the deadline. `after_ms` is for how long there is no use in it,
+/// as far as the policy has such long waits.
+fn next_try(action: &Action, now: Timestamp, jitter: f64, after_ms: u64) -> Option<Timestamp> {
     let tries_used = action.status.tries_used + 1;
-    let due = now.plus_ms(backoff_ms(&action.body.retry, tries_used, jitter));
+    let retry = &action.body.retry;
+    let wait_ms = backoff_ms(retry, tries_used, jitter).max(after_ms.min(retry.backoff_max_ms));
+    let due = now.plus_ms(wait_ms);
     let in_time = action.body.deadline.is_none_or(|deadline| due < deadline);
     (tries_used < action.body.retry.attempts && in_time).then_some(due)
 }
@@ -332,7 +340,7 @@ fn told(action: &Action, outcome: Outcome, now: Timestamp) -> (AttemptEnd, Strin
         |message: String, other: &str| if message.trim().is_empty() { other.to_owned() } else { message };
     match outcome {
         Outcome::Succeeded { message, result } => (AttemptEnd::Succeeded, or(message, "succeeded"), result),
-        Outcome::Failed { message, result, .. } => {
+        Outcome::Failed { message, result, .. } | Outcome::TryLater { message, result, .. } => {
             (AttemptEnd::Failed, or(message, "failed without a message"), result)
         }
         Outcome::Cancelled { message, result } if action.status.state == State::Cancelling => {

@@ -140,6 +140,23 @@ fn wait_for_the_next_try_doubles() {
 }
 
 #[test]
+fn no_try_is_made_before_the_attempt_says_within_the_longest_wait() {
+    let later = |action: &Action, after_ms| {
+        let outcome = Outcome::TryLater { message: String::new(), result: None, after_ms };
+        what_follows(action, &outcome, Timestamp(500), 1.0, true)
+    };
+    let first = action(State::Running);
+    for (after_ms, due) in [(0, 1_500), (999, 1_500), (7_000, 7_500), (60_000, 10_500)] {
+        assert_eq!(later(&first, after_ms), Next::RetryAt(Timestamp(due)), "{after_ms}");
+    }
+    let soon = edit(action(State::Running), |body, _| body.deadline = Some(Timestamp(7_000)));
+    assert_eq!(later(&soon, 7_000), Next::Fail);
+    let last = edit(action(State::Running), |_, status| status.tries_used = 2);
+    assert_eq!(later(&last, 7_000), Next::Fail);
+    assert_eq!(later(&action(State::Cancelling), 7_000), Next::CancelDone);
+}
+
+#[test]
 fn every_end_has_a_message() {
     for state in [State::Running, State::Cancelling] {
         for outcome in outcomes() {
