@@ -182,7 +182,20 @@ impl Target {
 ///
 /// What is wrong, with the key.
 pub fn read_settings<T: DeserializeOwned>(settings: &Map<String, Value>) -> Result<T, String> {
-    T::deserialize(Value::Object(settings.clone())).map_err(|error| error.to_string())
+    read_value(Value::Object(settings.clone()))
+}
+
+/// A value as its type.
+///
+/// # Errors
+///
+/// What is wrong, with the key: serde's words alone name one that is unknown or missing, but not one whose type is wrong.
+pub(crate) fn read_value<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, told) = (error.path().to_string(), error.inner().to_string());
+        let key = path.rsplit('.').next().unwrap_or_default();
+        if path == "." || told.contains(&format!("`{key}`")) { told } else { format!("{path}: {told}") }
+    })
 }
 
 #[cfg(test)]
@@ -217,6 +230,39 @@ mod tests {
         assert!(name(Choice { engines: &["mariadb"], ..any }).unwrap_err().contains("mariadb"));
         assert_eq!(targets.only(&["b".into()]).unwrap().all().count(), 1);
         assert!(targets.only(&["z".into()]).unwrap_err().contains("[targets.z]"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_names_its_key() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only whether it can be read matters")]
+        struct Outer {
+            count: u32,
+            inner: Option<Inner>,
+            #[serde(default)]
+            list: Vec<bool>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "as above")]
+        struct Inner {
+            word: String,
+        }
+        for (json, beginning) in [
+            (r#"{"count":"3"}"#, "count: invalid type"),
+            (r#"{"count":-1}"#, "count: invalid value"),
+            (r#"{"count":1,"inner":{"word":1}}"#, "inner.word: invalid type"),
+            (r#"{"count":1,"inner":{"word":"a","more":1}}"#, "unknown field `more`"),
+            (r#"{"count":1,"inner":{}}"#, "inner: missing field `word`"),
+            (r#"{"count":1,"list":[true,1]}"#, "list[1]: invalid type"),
+            (r#"{"count":1,"more":1}"#, "unknown field `more`"),
+            ("{}", "missing field `count`"),
+            ("[]", "invalid length"),
+        ] {
+            let told = read_value::<Outer>(serde_json::from_str(json).unwrap()).unwrap_err();
+            assert!(told.starts_with(beginning), "{json}: {told}");
+        }
     }
 
     #[test]

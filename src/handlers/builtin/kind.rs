@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::failure::Failure;
 use super::run::Run;
 use crate::handlers::Asked;
-use crate::handlers::targets::Targets;
+use crate::handlers::targets::{Targets, read_value};
 
 /// An action type that this binary can carry out itself.
 pub(crate) trait Kind: 'static {
@@ -149,7 +149,7 @@ fn of<K: Kind>(metadata: Value) -> Result<K::Params, Failure> {
 
 fn read<K: Kind>(metadata: Value) -> Result<(Common, K::Params), String> {
     let (common, own) = split(metadata)?;
-    let params = K::Params::deserialize(Value::Object(own)).map_err(|error| told(&error))?;
+    let params = read_value(Value::Object(own)).map_err(|problem| told(&problem))?;
     Ok((common, params))
 }
 
@@ -158,21 +158,20 @@ pub(super) fn split(metadata: Value) -> Result<(Common, Map<String, Value>), Str
     let Value::Object(metadata) = metadata else { return Err("must be an object".to_owned()) };
     let (common, own) =
         metadata.into_iter().partition::<Map<_, _>, _>(|(key, _)| COMMON_KEYS.contains(&key.as_str()));
-    let common = Common::deserialize(Value::Object(common)).map_err(|error| told(&error))?;
+    let common: Common = read_value(Value::Object(common)).map_err(|problem| told(&problem))?;
     if common.timeout_s.is_some_and(|seconds| !(1..=TIMEOUT_S_MAX).contains(&seconds)) {
         return Err(format!("timeout_s must be 1 to {TIMEOUT_S_MAX}"));
     }
     Ok((common, own))
 }
 
-/// serde's words, with what people try who look for a place for a password.
-fn told(error: &serde_json::Error) -> String {
-    let told = error.to_string();
+/// What is wrong, with what people try who look for a place for a password.
+fn told(told: &str) -> String {
     let is_secret = ["`password`", "`passwd`", "`secret`", "`token`"];
     if is_secret.iter().any(|key| told.starts_with(&format!("unknown field {key}"))) {
         return format!("{told}; an action never carries a secret: see password_ref and password_generate");
     }
-    told
+    told.to_owned()
 }
 
 fn check<K: Kind>(asked: &Asked<'_>, targets: &Targets) -> Result<Vec<String>, String> {
