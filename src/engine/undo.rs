@@ -170,6 +170,7 @@ impl Core {
             }
             Outcome::Succeeded { message, .. }
             | Outcome::Failed { message, .. }
+            | Outcome::TryLater { message, .. }
             | Outcome::Cancelled { message, .. }
             | Outcome::TimedOut { message, .. }
             | Outcome::Reboot { message }

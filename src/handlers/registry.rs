@@ -22,7 +22,7 @@ pub struct RouteSettings {
     pub action: String,
     /// Only for this resource type, if given.
     pub resource_type: Option<String>,
-    /// `builtin`, `exec` or `noop`.
+    /// `builtin`, `webhook`, `exec` or `noop`.
     pub handler: String,
     pub queue: String,
     /// The catalogue's default if none.
@@ -166,10 +166,12 @@ impl Registry {
 fn handler(settings: &RouteSettings, around: &Surroundings) -> Result<Arc<dyn Handler>, Vec<String>> {
     match settings.handler.as_str() {
         "builtin" => Ok(Arc::new(Builtin::new(&settings.action, &settings.own, around)?)),
+        "webhook" => Ok(Arc::new(Builtin::webhook(&settings.own, around)?)),
         "exec" => Ok(Arc::new(Exec::new(&settings.own, settings.recovery, around)?)),
         "noop" => Ok(Arc::new(Noop::new(&settings.own)?)),
         other => {
-            Err(vec![format!("use = {other:?} is no handler; there are \"builtin\", \"exec\" and \"noop\"")])
+            let known = "\"builtin\", \"webhook\", \"exec\" and \"noop\"";
+            Err(vec![format!("use = {other:?} is no handler; there are {known}")])
         }
     }
 }
@@ -189,7 +191,7 @@ fn route(settings: &RouteSettings, handler: &Arc<dyn Handler>, action: &str) -> 
     let unknown = if settings.handler == "noop" { Recovery::Rerun } else { Recovery::Hold };
     // The catalogue's defaults are for programs that know nothing of what an earlier attempt did.
     let kind_recovery = match settings.handler.as_str() {
-        "builtin" => builtin::RECOVERY,
+        "builtin" | "webhook" => builtin::RECOVERY,
         _ => kind.map_or(unknown, |kind| kind.recovery),
     };
     Route {

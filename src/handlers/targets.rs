@@ -67,6 +67,13 @@ impl Targets {
         if problems.is_empty() { Ok(Self(targets)) } else { Err(problems) }
     }
 
+    /// Nothing but this one, which is in no table of its own.
+    pub(crate) fn of_one(name: &str, engine: &str, settings: Map<String, Value>) -> Self {
+        let (name, engine) = (name.to_owned(), engine.to_owned());
+        let target = Target { name: name.clone(), engine, server: None, resource_ids: Vec::new(), settings };
+        Self(BTreeMap::from([(name, target)]))
+    }
+
     /// Only those with these names.
     ///
     /// # Errors

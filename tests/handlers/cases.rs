@@ -66,12 +66,17 @@ impl<'a> Stage<'a> {
         stage
     }
 
-    fn configure(&self, attempts: u32) {
+    pub fn configure(&self, attempts: u32) {
+        self.configure_retry(attempts, "100ms", "200ms");
+    }
+
+    pub fn configure_retry(&self, attempts: u32, backoff: &str, backoff_max: &str) {
         let breakpoints = self.home.path("breakpoints");
         let handler = format!(
-            "[[handler]]\naction = \"{}\"\nuse = \"builtin\"\nenv = {{ STEP_BREAKPOINTS = \"{}\" }}\n\
-             retry = {{ attempts = {attempts}, backoff = \"100ms\", backoff_max = \"200ms\" }}\n{}",
+            "[[handler]]\naction = \"{}\"\n{}\nenv = {{ STEP_BREAKPOINTS = \"{}\" }}\n\
+             retry = {{ attempts = {attempts}, backoff = \"{backoff}\", backoff_max = \"{backoff_max}\" }}\n{}",
             self.subject.action(),
+            self.subject.handler(),
             breakpoints.display(),
             self.subject.tables()
         );
@@ -198,10 +203,12 @@ fn refused(stage: &Stage<'_>) {
     let daemon = Daemon::start(&stage.home);
     let mut all = stage.subject.refused();
     let good = stage.subject.prepare();
-    all.push((with(good.clone(), "no_such_key", 1), "no_such_key"));
-    all.push((with(good.clone(), "password", "x"), "password"));
+    if !stage.subject.takes_any_metadata() {
+        all.push((with(good.clone(), "no_such_key", 1), "no_such_key"));
+        all.push((with(good.clone(), "password", "x"), "password"));
+        all.push((with(good.clone(), "target", "nowhere"), "nowhere"));
+    }
     all.push((with(good.clone(), "timeout_s", 0), "timeout_s"));
-    all.push((with(good.clone(), "target", "nowhere"), "nowhere"));
     for (metadata, word) in all {
         let answer = daemon.submit(&stage.spec(&metadata));
         assert!((400..500).contains(&answer.status), "{metadata}: {} {}", answer.status, answer.text());
@@ -397,6 +404,8 @@ fn all_killed(stage: &Stage<'_>) {
             if let Some(reason) = stage.subject.held_at(&step, place) {
                 let action = daemon.in_state(id, "held");
                 assert!(action["reason"].as_str().is_some_and(|told| told.contains(reason)), "{action}");
+                // The next one is on the same resource.
+                daemon.commanded(id, "unlock");
                 continue;
             }
             let action = daemon.finished(id);

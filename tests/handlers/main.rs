@@ -30,6 +30,7 @@ mod processes;
 mod servers;
 mod subject;
 mod table;
+mod webhook;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -48,6 +49,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("processes", processes::each),
     ("caches", caches::each),
     ("maintenance", maintenance::each),
+    ("webhook", webhook::each),
 ];
 
 /// Gives each subject of a family to what tries it.

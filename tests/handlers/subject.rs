@@ -19,6 +19,16 @@ pub trait Subject {
     /// What follows happens with a daemon of that home.
     fn enter(&self, _home: &Path) {}
 
+    /// What carries it out, with its own keys, as lines of a `[[handler]]` table.
+    fn handler(&self) -> String {
+        "use = \"builtin\"".to_owned()
+    }
+
+    /// Whether only whoever carries it out knows what its metadata means.
+    fn takes_any_metadata(&self) -> bool {
+        false
+    }
+
     /// Makes the world ready for one action, and gives its metadata. Each call has a world of its own: other names.
     fn prepare(&self) -> Value;
 

@@ -1,6 +1,11 @@
 //! Why a built-in handler did not do what was asked, and what that means for the action.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
+
+/// In the `error` of a result: for how long another try is of no use.
+pub(super) const AFTER_MS: &str = "retry_after_ms";
 
 /// An end without success. What is known about it is kept with the action as `error` of its result.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +55,12 @@ impl Failure {
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.detail.insert(key.to_owned(), value.into());
         self
+    }
+
+    /// One that may pass, but not before so long.
+    #[must_use]
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        self.with(AFTER_MS, u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// As one that trying again does not help.

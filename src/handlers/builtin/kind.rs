@@ -31,6 +31,8 @@ pub(crate) trait Kind: 'static {
     const PAGE: Page;
     /// Its own keys of `metadata`; a type that denies unknown fields.
     type Params: DeserializeOwned + JsonSchema;
+    /// Those of [`Common`]'s that it has.
+    const COMMON_KEYS: &'static [&'static str] = &COMMON_KEYS;
 
     /// Judges what the types do not say, without looking at the world. Called at submission, in the daemon. Gives the names
     /// of what no other action may touch meanwhile, beside the resource itself: `unit:web.service`.
@@ -121,6 +123,7 @@ pub(crate) struct Entry {
     pub(crate) page: Page,
     pub(crate) schema: fn() -> Value,
     pub(crate) check: fn(&Asked<'_>, &Targets) -> Result<Vec<String>, String>,
+    pub(super) common_keys: &'static [&'static str],
     pub(super) plan: Stage<Vec<Value>>,
     pub(super) execute: Stage<Done>,
     pub(super) undo: Stage<()>,
@@ -136,6 +139,7 @@ pub(super) const fn entry<K: Kind>() -> Entry {
         page: K::PAGE,
         schema: schema::<K>,
         check: check::<K>,
+        common_keys: K::COMMON_KEYS,
         plan: |metadata, run| Box::pin(async move { K::plan(&of::<K>(metadata)?, run).await }),
         execute: |metadata, run| Box::pin(async move { K::execute(&of::<K>(metadata)?, run).await }),
         undo: |metadata, run| Box::pin(async move { K::undo(&of::<K>(metadata)?, run).await }),
@@ -148,16 +152,16 @@ fn of<K: Kind>(metadata: Value) -> Result<K::Params, Failure> {
 }
 
 fn read<K: Kind>(metadata: Value) -> Result<(Common, K::Params), String> {
-    let (common, own) = split(metadata)?;
+    let (common, own) = split(metadata, K::COMMON_KEYS)?;
     let params = read_value(Value::Object(own)).map_err(|problem| told(&problem))?;
     Ok((common, params))
 }
 
-/// The common keys, and the others.
-pub(super) fn split(metadata: Value) -> Result<(Common, Map<String, Value>), String> {
+/// The common keys, as far as they are among these, and the others.
+pub(super) fn split(metadata: Value, keys: &[&str]) -> Result<(Common, Map<String, Value>), String> {
     let Value::Object(metadata) = metadata else { return Err("must be an object".to_owned()) };
     let (common, own) =
-        metadata.into_iter().partition::<Map<_, _>, _>(|(key, _)| COMMON_KEYS.contains(&key.as_str()));
+        metadata.into_iter().partition::<Map<_, _>, _>(|(key, _)| keys.contains(&key.as_str()));
     let common: Common = read_value(Value::Object(common)).map_err(|problem| told(&problem))?;
     if common.timeout_s.is_some_and(|seconds| !(1..=TIMEOUT_S_MAX).contains(&seconds)) {
         return Err(format!("timeout_s must be 1 to {TIMEOUT_S_MAX}"));
@@ -189,7 +193,8 @@ fn check<K: Kind>(asked: &Asked<'_>, targets: &Targets) -> Result<Vec<String>, S
 fn schema<K: Kind>() -> Value {
     let common = schema_for!(Common);
     let mut own = schema_for!(K::Params);
-    let common = common.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut common = common.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    common.retain(|key, _| K::COMMON_KEYS.contains(&key.as_str()));
     let properties = own.ensure_object().entry("properties").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(properties) = properties {
         properties.extend(common);

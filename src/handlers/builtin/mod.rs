@@ -4,6 +4,8 @@
 //! (`process`), as `exec` starts a program; adoption, cancel, logs and limits are the same. What a type does is in the
 //! file of its family, which has a line in `ALL` for each of its types.
 //!
+//! The handler `webhook` is one of them too, for actions of whatever type: it has an endpoint of its own instead of targets.
+//!
 //! Recovery is always `resume`, unless the configuration says otherwise: see `run`.
 
 mod breakpoint;
@@ -20,13 +22,15 @@ mod maintenance;
 mod page;
 mod process;
 mod run;
+mod secret_file;
 mod units;
+mod webhook;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use self::failure::Failure;
-use self::kind::{Entry, entry};
+use self::kind::{Entry, Kind, entry};
 pub use self::page::{page, pages};
 pub use self::process::main;
 use self::process::{Settings, Undo};
@@ -82,8 +86,22 @@ fn judged<T: DeserializeOwned>(settings: &Map<String, Value>) -> Result<(), Stri
 /// What recovery does with an interrupted attempt of a built-in handler.
 pub(super) const RECOVERY: Recovery = Recovery::Resume;
 
+/// Keys of a `[[handler]]` table that are for the handler's processes.
+const OF_PROCESS: [&str; 4] = ["env", "kill_grace", "user", "unit"];
+
 /// Between SIGTERM and SIGKILL, unless configured: to take back what was done takes longer than to die.
 const KILL_GRACE: &str = "1m";
+
+/// What carries out actions of whatever type, by the handler's name.
+static OF_ANY: &[Entry] = &[entry::<webhook::Webhook>()];
+
+/// What carries out an action: that kind, or else what its type says.
+fn of(kind: Option<&str>, action: &str) -> Option<&'static Entry> {
+    match kind {
+        Some(kind) => OF_ANY.iter().find(|entry| entry.action == kind),
+        None => find(action),
+    }
+}
 
 /// The type of that name, if it is built in.
 fn find(action: &str) -> Option<&'static Entry> {
@@ -103,10 +121,12 @@ pub(crate) fn judge_target(engine: &str, settings: &Map<String, Value>) -> Resul
     judge(settings)
 }
 
-/// The handler `builtin`.
+/// The handlers `builtin` and `webhook`.
 pub struct Builtin {
     /// Starts its processes.
     exec: Exec,
+    /// What carries out its actions, if that does not follow from their type.
+    kind: Option<&'static str>,
     targets: Targets,
     around: Surroundings,
 }
@@ -131,17 +151,45 @@ impl Builtin {
         };
         let targets =
             targets.map_err(|problem| problems.push(format!("targets {problem}"))).unwrap_or_default();
-        for key in ["program", "probe", "cwd", "adopt"] {
-            if own.remove(key).is_some() {
-                problems.push(format!("{key} is not a key of builtin"));
-            }
+        Self::made(None, own, targets, problems, around)
+    }
+
+    /// The handler `webhook`. Reads its keys: those of its endpoint, `env`, `kill_grace`, `user`, `unit`.
+    ///
+    /// # Errors
+    ///
+    /// One sentence per problem, each naming the key.
+    pub fn webhook(own: &toml::Table, around: &Surroundings) -> Result<Self, Vec<String>> {
+        let is_of_process = |key: &str| OF_PROCESS.contains(&key);
+        let (own, endpoint): (toml::Table, toml::Table) =
+            own.clone().into_iter().partition(|(key, _)| is_of_process(key));
+        let (targets, problems) = match webhook::targets(&endpoint) {
+            Ok(targets) => (targets, Vec::new()),
+            Err(problem) => (Targets::default(), vec![problem]),
+        };
+        Self::made(Some(<webhook::Webhook as Kind>::ACTION), own, targets, problems, around)
+    }
+
+    /// With those of its keys that are for its processes.
+    fn made(
+        kind: Option<&'static str>,
+        mut own: toml::Table,
+        targets: Targets,
+        mut problems: Vec<String>,
+        around: &Surroundings,
+    ) -> Result<Self, Vec<String>> {
+        let unknown: Vec<String> =
+            own.keys().filter(|key| !OF_PROCESS.contains(&key.as_str())).cloned().collect();
+        for key in unknown {
+            own.remove(&key);
+            problems.push(format!("{key} is not a key of {}", kind.unwrap_or("builtin")));
         }
         let argv = [around.binary.to_string_lossy().into_owned(), "handle".to_owned()];
         own.insert("program".to_owned(), argv.to_vec().into());
         own.entry("kill_grace").or_insert_with(|| KILL_GRACE.into());
         match Exec::new(&own, None, around) {
             Ok(exec) if problems.is_empty() => {
-                Ok(Self { exec: exec.of_ours("the handler"), targets, around: around.clone() })
+                Ok(Self { exec: exec.of_ours("the handler"), kind, targets, around: around.clone() })
             }
             Ok(_) => Err(problems),
             Err(found) => {
@@ -159,6 +207,8 @@ impl Builtin {
             secrets_dir: self.around.secrets_dir.clone(),
             credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
             is_retried: action.status.tries_used + 1 < action.body.retry.attempts,
+            result_bytes_max: self.around.result_bytes_max,
+            kind: self.kind.map(str::to_owned),
         };
         let mut line = serde_json::to_vec(&settings).unwrap_or_default();
         line.push(b'\n');
@@ -166,9 +216,21 @@ impl Builtin {
     }
 }
 
+/// What its handler says of when to come back is taken from the result, where people see it too.
+fn later(outcome: Outcome) -> Outcome {
+    let Outcome::Failed { message, result: Some(result), retryable: true } = outcome else { return outcome };
+    let read: Option<Value> = serde_json::from_str(result.as_str()).ok();
+    let after_ms =
+        read.as_ref().and_then(|read| read.get("error")?.get(failure::AFTER_MS)?.as_u64()).unwrap_or(0);
+    if after_ms == 0 {
+        return Outcome::Failed { message, result: Some(result), retryable: true };
+    }
+    Outcome::TryLater { message, result: Some(result), after_ms }
+}
+
 impl Handler for Builtin {
     fn validate(&self, asked: &Asked<'_>) -> Result<Vec<LockKey>, InvalidMetadata> {
-        let Some(entry) = find(asked.action) else {
+        let Some(entry) = of(self.kind, asked.action) else {
             return Err(InvalidMetadata(format!("{} is not built in", asked.action)));
         };
         let locks = (entry.check)(asked, &self.targets).map_err(InvalidMetadata)?;
@@ -180,7 +242,9 @@ impl Handler for Builtin {
     }
 
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move { self.exec.outcome(attempt, &self.settings(&attempt.action, None)).await })
+        Box::pin(
+            async move { later(self.exec.outcome(attempt, &self.settings(&attempt.action, None)).await) },
+        )
     }
 
     fn is_gated(&self, action: &Action) -> bool {
@@ -192,7 +256,7 @@ impl Handler for Builtin {
     }
 
     fn adopt<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Outcome> {
-        self.exec.adopt(attempt)
+        Box::pin(async move { later(self.exec.adopt(attempt).await) })
     }
 
     fn undoes(&self, action: &Action, is_told: bool) -> bool {

@@ -6,10 +6,10 @@ use super::kind::Entry;
 use super::{ALL, RECOVERY};
 use crate::action::action_type;
 
-/// The page of that type, if it is built in.
+/// The page of that type, if it is built in, or of the handler of that name, if it is for actions of whatever type.
 #[must_use]
 pub fn page(action: &str) -> Option<Value> {
-    super::find(action).map(of)
+    super::find(action).or_else(|| super::of(Some(action), action)).map(of)
 }
 
 /// The pages of all that is built in.
@@ -52,14 +52,16 @@ const COMMON_RESULT: &[(&str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
+    use super::super::OF_ANY;
     use super::*;
 
     #[test]
     fn every_parameter_and_every_page_says_what_it_is() {
-        for page in pages() {
+        for page in pages().chain(OF_ANY.iter().map(of)) {
             let action = page["action"].as_str().unwrap();
             let schema = &page["metadata"];
-            assert_eq!(schema["additionalProperties"], false, "{action}");
+            let takes_any = OF_ANY.iter().any(|entry| entry.action == action);
+            assert_eq!(schema["additionalProperties"] == false, !takes_any, "{action}");
             for (name, property) in schema["properties"].as_object().unwrap() {
                 assert!(property["description"].is_string(), "{action} {name}: {property}");
             }

@@ -53,6 +53,12 @@ pub(crate) struct Settings {
     pub(crate) credentials_dir: Option<PathBuf>,
     /// The retry policy has a try left after this one.
     pub(crate) is_retried: bool,
+    /// Longest result and longest checkpoint.
+    #[serde(default)]
+    pub(crate) result_bytes_max: usize,
+    /// What carries it out, if that does not follow from the action.
+    #[serde(default)]
+    pub(crate) kind: Option<String>,
     /// Nothing is to be done any more, only taken back.
     #[serde(default)]
     pub(crate) undo: Option<Undo>,
@@ -160,12 +166,14 @@ fn start() -> io::Result<End> {
     let mut lines = text.lines();
     let mut line =
         || lines.next().ok_or_else(|| io::Error::other("standard input is no action and its settings"));
-    let given: Given = serde_json::from_str(line()?)?;
-    let Settings { targets, secrets_dir, credentials_dir, is_retried, undo } = serde_json::from_str(line()?)?;
-    let entry = super::find(&given.action)
+    let input = line()?;
+    let given: Given = serde_json::from_str(input)?;
+    let Settings { targets, secrets_dir, credentials_dir, is_retried, result_bytes_max, kind, undo } =
+        serde_json::from_str(line()?)?;
+    let entry = super::of(kind.as_deref(), &given.action)
         .ok_or_else(|| io::Error::other(format!("this binary has no handler for {}", given.action)))?;
     let metadata = given.metadata;
-    let (common, own) = split(metadata).map_err(io::Error::other)?;
+    let (common, own) = split(metadata, entry.common_keys).map_err(io::Error::other)?;
     let run = Run::new(Parts {
         id: given.id,
         attempt: given.attempt,
@@ -175,6 +183,9 @@ fn start() -> io::Result<End> {
         targets,
         secrets_dir,
         credentials_dir,
+        input: input.to_owned(),
+        result_bytes_max,
+        is_retried,
         steps: earlier(given.steps, &given.checkpoint.unwrap_or_default())?,
         mouth: Box::new(Keeper),
     });

@@ -1,5 +1,6 @@
 //! Real servers, each in a directory of its own, on Unix sockets only. Whoever starts one stops it, by its pid.
 
+pub mod endpoint;
 pub mod engine;
 pub mod mariadb;
 pub mod memcached;

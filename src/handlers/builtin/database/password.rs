@@ -6,24 +6,22 @@
 
 use std::fmt::{self, Debug, Formatter};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha1::{Digest as _, Sha1};
 
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::run::Run;
+use crate::handlers::builtin::secret_file::read as read_file;
 
 /// Of a password that is made up, in characters.
 const LENGTH: usize = 32;
 const LENGTH_MIN: usize = 16;
 const LENGTH_MAX: usize = 128;
-/// Of one that is given; PostgreSQL's own programs take less than 1,024.
-const GIVEN_MAX: u64 = 512;
 /// What they are made of: six bits each but for two, which are drawn again.
 const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -233,24 +231,6 @@ impl<'a> Given<'a> {
     }
 }
 
-fn read_file(dir: &Path, below: &Path, is_judged: bool) -> io::Result<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let mut file = File::from(openat2(File::open(dir)?, below, flags, Mode::empty(), resolve)?);
-    let about = file.metadata()?;
-    if !about.is_file() || about.len() > GIVEN_MAX {
-        return Err(io::Error::other(format!("it is no file of at most {GIVEN_MAX} bytes")));
-    }
-    let own = rustix::process::geteuid().as_raw();
-    // systemd opens a credential to its user with an ACL, which its mode shows as the group's.
-    if is_judged && (about.mode() & 0o077 != 0 || ![0, own].contains(&about.uid())) {
-        return Err(io::Error::other("it must be root's or the handler's own, with the mode 0400 or 0600"));
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    Ok(text.trim_end_matches('\n').to_owned())
-}
-
 /// Letters and digits of the kernel's random numbers.
 fn made_up(length: usize) -> io::Result<Secret> {
     let mut text = String::new();
@@ -279,8 +259,6 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-
     use super::*;
 
     #[test]
@@ -313,21 +291,5 @@ mod tests {
             assert!(new(bad).is_err_and(|why| why.starts_with("password_ref")), "{bad}");
         }
         assert!(Given::new("file:/p/a", &credentials, None).is_err());
-    }
-
-    #[test]
-    fn password_file_is_read_only_if_nobody_else_can_and_no_link_leads_to_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a");
-        fs::write(&file, "hunter2\n").unwrap();
-        let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-        mode(0o600);
-        assert_eq!(read_file(dir.path(), Path::new("a"), true).unwrap(), "hunter2");
-        mode(0o640);
-        assert!(read_file(dir.path(), Path::new("a"), true).is_err());
-        mode(0o600);
-        symlink("a", dir.path().join("link")).unwrap();
-        assert!(read_file(dir.path(), Path::new("link"), true).is_err());
-        assert!(read_file(dir.path(), Path::new("../../../../../../etc/hostname"), true).is_err());
     }
 }

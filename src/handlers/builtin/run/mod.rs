@@ -38,6 +38,12 @@ pub(crate) struct Run {
     pub(crate) secrets_dir: PathBuf,
     /// The daemon's systemd credentials, if it has any.
     pub(crate) credentials_dir: Option<PathBuf>,
+    /// The action as every program gets it: one JSON object.
+    pub(crate) input: String,
+    /// Longest result, and longest checkpoint: that is all that its steps have left, and escaped.
+    pub(crate) result_bytes_max: usize,
+    /// The retry policy has a try left after this one.
+    pub(crate) is_retried: bool,
     steps: RefCell<Vec<Step>>,
     warnings: RefCell<Vec<String>>,
     added: RefCell<Map<String, Value>>,
@@ -54,6 +60,9 @@ pub(super) struct Parts {
     pub(super) targets: Targets,
     pub(super) secrets_dir: PathBuf,
     pub(super) credentials_dir: Option<PathBuf>,
+    pub(super) input: String,
+    pub(super) result_bytes_max: usize,
+    pub(super) is_retried: bool,
     pub(super) steps: Vec<Earlier>,
     pub(super) mouth: Box<dyn Mouth>,
 }
@@ -69,6 +78,9 @@ impl Run {
             targets,
             secrets_dir,
             credentials_dir,
+            input,
+            result_bytes_max,
+            is_retried,
             steps,
             mouth,
         } = parts;
@@ -81,6 +93,9 @@ impl Run {
             targets,
             secrets_dir,
             credentials_dir,
+            input,
+            result_bytes_max,
+            is_retried,
             steps: RefCell::new(steps.into_iter().map(Step::from).collect()),
             warnings: RefCell::default(),
             added: RefCell::default(),

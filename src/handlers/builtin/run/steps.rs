@@ -210,6 +210,20 @@ impl Run {
         Ok(())
     }
 
+    /// Replaces the intent of a step that has begun and is not done.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made durable, and the one before stands.
+    pub(crate) fn revise(&self, name: &str, intent: &impl Serialize) -> Result<(), Failure> {
+        let note = Note { intent: value(intent)?, result: None };
+        self.keep(name, &note)?;
+        if let Some(step) = self.steps.borrow_mut().iter_mut().find(|step| step.name == name) {
+            step.note = note;
+        }
+        Ok(())
+    }
+
     fn keep(&self, name: &str, note: &Note) -> Result<(), Failure> {
         let note =
             serde_json::to_string(note).map_err(|error| Failure::permanent("internal", error.to_string()))?;
@@ -283,6 +297,9 @@ mod tests {
             targets: Targets::default(),
             secrets_dir: PathBuf::new(),
             credentials_dir: None,
+            input: String::new(),
+            result_bytes_max: 1 << 16,
+            is_retried: false,
             steps: ear.steps(),
             mouth: Box::new(ear.clone()),
         })
