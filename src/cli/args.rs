@@ -113,6 +113,9 @@ pub enum Verb {
     Actions {
         #[arg(value_name = "TYPE")]
         action: Option<String>,
+        /// All pages, as the README has them
+        #[arg(long, conflicts_with_all = ["action", "json"])]
+        markdown: bool,
     },
     /// Say why an action waits
     Explain { id: u64 },
@@ -194,6 +197,9 @@ mod tests {
             "actiond cancel 1 2 --reason late",
             "actiond resolve 7 --succeeded --message seen",
             "actiond queue pause default",
+            "actiond actions deploy --json",
+            "actiond actions --markdown",
+            "actiond submit --action deploy --type Stack --resource-id 3 --set git_ref=main --set servers=1,2",
             "actiond --socket /tmp/s status",
             "actiond demo --keep --dir /tmp/x",
             "actiond step begin build",
@@ -218,6 +224,8 @@ mod tests {
             "actiond resolve 7 --succeeded --failed --message m",
             "actiond submit --action deploy",
             "actiond submit --file x --action deploy",
+            "actiond submit --file x --set a=b",
+            "actiond actions deploy --markdown",
             "actiond show minus-one",
             "actiond wait 1 --timeout soon",
             "actiond step begin",

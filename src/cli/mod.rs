@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     match cli.verb {
         Verb::Serve { config } => serve::serve(out, config),
         Verb::CheckConfig { config } => serve::check(out, config.as_deref()).into(),
-        Verb::Actions { action } => actions::actions(out, action.as_deref()).into(),
+        Verb::Actions { action, markdown } => actions::actions(out, action.as_deref(), markdown).into(),
         Verb::Step { verb } => say::step(out, verb),
         Verb::Checkpoint(args) => say::checkpoint(out, args),
         Verb::Progress(args) => say::progress(out, args),

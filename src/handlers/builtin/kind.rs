@@ -189,6 +189,11 @@ fn check<K: Kind>(asked: &Asked<'_>, targets: &Targets) -> Result<Vec<String>, S
     K::check(&params, &Around { resource_id: asked.resource_id, common: &common, targets })
 }
 
+/// The common keys as JSON Schema.
+pub(super) fn common_schema() -> Value {
+    Schema::to_value(schema_for!(Common))
+}
+
 /// The whole of `metadata` as JSON Schema.
 fn schema<K: Kind>() -> Value {
     let common = schema_for!(Common);

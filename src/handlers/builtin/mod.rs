@@ -31,7 +31,7 @@ use serde_json::{Map, Value};
 
 use self::failure::Failure;
 use self::kind::{Entry, Kind, entry};
-pub use self::page::{page, pages};
+pub use self::page::{common_page, page, pages};
 pub use self::process::main;
 use self::process::{Settings, Undo};
 use super::exec::Exec;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::kind::Entry;
+use super::kind::{Entry, common_schema};
 use super::{ALL, RECOVERY};
 use crate::action::action_type;
 
@@ -15,6 +15,14 @@ pub fn page(action: &str) -> Option<Value> {
 /// The pages of all that is built in.
 pub fn pages() -> impl Iterator<Item = Value> {
     ALL.iter().map(of)
+}
+
+/// What all types have in common: keys of `metadata`, and fields of the result.
+#[must_use]
+pub fn common_page() -> Value {
+    let result: Map<String, Value> =
+        COMMON_RESULT.iter().map(|(key, means)| ((*key).to_owned(), (*means).into())).collect();
+    json!({ "metadata": common_schema(), "result": result })
 }
 
 fn of(entry: &Entry) -> Value {
