@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
-use serde_json::value::RawValue;
 
 use super::exit::Exit;
 use super::follow::{self, Patience};
@@ -13,6 +12,7 @@ use super::table::state_word;
 use crate::api::wire;
 use crate::client::{Client, Submitted};
 
+mod metadata;
 mod stream;
 
 #[derive(Debug, Args)]
@@ -59,6 +59,9 @@ pub struct Spec {
     /// A JSON object, or @FILE with one (@- for stdin)
     #[arg(long, value_name = "JSON")]
     pub metadata: Option<String>,
+    /// A key of the metadata, over --metadata; as its type has it, and a list as WORD,WORD; more than once for several
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Which queue [default: the handler's]
     #[arg(long)]
     pub queue: Option<String>,
@@ -97,7 +100,17 @@ pub async fn submit(client: &Client, out: Out, args: SubmitArgs) -> Result<Exit,
     if let Some(file) = file {
         return stream::submit_file(client, out, &file, ndjson, patience).await;
     }
-    let submitted = client.submit(&request(spec)?).await?;
+    let request = request(spec)?;
+    let submitted = client.submit(&request).await.map_err(|error| {
+        let mut failure = Failure::from(error);
+        let problem = failure.problem.as_deref();
+        let help =
+            problem.and_then(|problem| metadata::help(problem, &request.action, request.metadata.as_deref()));
+        if let Some(help) = help {
+            failure.text = format!("{}\n{help}", failure.text);
+        }
+        failure
+    })?;
     accepted(client, out, &submitted, patience).await
 }
 
@@ -141,6 +154,7 @@ fn request(spec: Spec) -> Result<wire::SubmitRequest, Failure> {
         resource_id,
         via,
         metadata,
+        set,
         queue,
         priority,
         run_at,
@@ -153,13 +167,14 @@ fn request(spec: Spec) -> Result<wire::SubmitRequest, Failure> {
         retry_backoff_max,
     } = spec;
     let missing = |name| move || Failure::new(Exit::Usage, format!("{name} is missing"));
+    let action = action.ok_or_else(missing("--action"))?;
     Ok(wire::SubmitRequest {
         user: user.unwrap_or_else(default_user),
         resource_type: resource_type.ok_or_else(missing("--type"))?,
-        action: action.ok_or_else(missing("--action"))?,
         resource_id: resource_id.ok_or_else(missing("--resource-id"))?,
         started_via: via,
-        metadata: metadata.map(|text| metadata_of(&text)).transpose()?,
+        metadata: metadata::of(&action, metadata.as_deref(), &set)?,
+        action,
         queue,
         priority,
         run_at,
@@ -173,18 +188,6 @@ fn request(spec: Spec) -> Result<wire::SubmitRequest, Failure> {
             backoff_max: retry_backoff_max,
         }),
     })
-}
-
-fn metadata_of(text: &str) -> Result<Box<RawValue>, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("--metadata: {error}"));
-    let text = match text.strip_prefix('@') {
-        Some("-") => std::io::read_to_string(std::io::stdin()).map_err(|error| usage(&error))?,
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| usage(&format_args!("cannot read {file}: {error}")))?,
-        None => text.to_owned(),
-    };
-    RawValue::from_string(text.trim().to_owned())
-        .map_err(|error| usage(&format_args!("this is not JSON: {error}")))
 }
 
 /// Who seems to sit here; a label, never an identity.
@@ -284,12 +287,5 @@ mod tests {
         assert!(at >= before.0 + 600_000 && at < before.0 + 660_000);
         assert!(instant("+1h").is_ok());
         assert!(instant("tomorrow").is_err());
-    }
-
-    #[test]
-    fn metadata_that_is_not_json_is_a_mistake_of_usage() {
-        assert_eq!(metadata_of("{no}").unwrap_err().exit, Exit::Usage);
-        assert_eq!(metadata_of("@/nonexistent/file").unwrap_err().exit, Exit::Usage);
-        assert_eq!(metadata_of(" {\"a\":1} ").unwrap().get(), "{\"a\":1}");
     }
 }

@@ -112,6 +112,43 @@ fn check_config_reports_every_problem_and_exits_seventy_eight() {
 }
 
 #[test]
+fn metadata_is_written_key_by_key_and_a_refusal_says_what_is_needed() {
+    let home = Home::new().with_tables(
+        "[[handler]]\naction = \"database_create\"\nuse = \"builtin\"\n[[handler]]\naction = \"*\"\nuse = \"noop\"\n\
+         [targets.pg]\nengine = \"postgresql\"\nsocket = \"/nowhere\"\nuser = \"nobody\"\n",
+    );
+    let daemon = Daemon::start(&home);
+    let words = [
+        "--action",
+        "deploy",
+        "--metadata",
+        "{\"git_ref\":\"a\",\"b\":1}",
+        "--set",
+        "git_ref=1",
+        "--set",
+        "c=2",
+    ];
+    let output = daemon.cli(&submit(&[&words[..], &["--wait", "--json"]].concat()));
+    // A word is a word, by its type; the type of what is no key of deploy is what it looks like. Here nobody judges it.
+    assert_eq!(stdout(&output)["metadata"], serde_json::json!({ "git_ref": "1", "b": 1, "c": 2 }));
+    let refused = |set: &str| {
+        let output = daemon.cli(&submit(&["--action", "database_create", "--set", set]));
+        assert_ne!(exit(&output), 0);
+        assert!(output.stdout.is_empty());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = refused("encoding=UTF8");
+    assert!(told.contains("missing field `database`") && told.contains("\n  database: "), "{told}");
+    let told = refused("timeout_s=soon");
+    assert!(told.contains("timeout_s: invalid type"), "the key is named: {told}");
+    assert_eq!(
+        daemon.get("/v1/actions")["actions"].as_array().map(Vec::len),
+        Some(1),
+        "something was stored"
+    );
+}
+
+#[test]
 fn json_is_the_only_thing_on_stdout() {
     let home = home();
     let daemon = Daemon::start(&home);
