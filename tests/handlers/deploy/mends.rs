@@ -24,6 +24,7 @@ const ALL: &[(&str, Show)] = &[
     ("it does not go back to what is gone", gone),
     ("changed settings end it, or have it held", changed_settings),
     ("what git says is told", told),
+    ("programs run before and after it, in the release", hooks),
 ];
 
 pub fn all(deploy: &Deploy, stage: &Stage<'_>) {
@@ -234,4 +235,48 @@ fn told(deploy: &Deploy, stage: &Stage<'_>) {
     assert_failed(&action, "unreachable");
     let message = action["finished_message"].as_str().unwrap_or_default();
     assert!(message.contains("does not appear to be a git repository"), "{message}");
+}
+
+/// As [`Daemon::start`], with further keys of the application.
+fn start_with<'a>(stage: &'a Stage<'_>, config: &str, keys: &str) -> Daemon<'a> {
+    let config = config.replace("keep = 3", &format!("keep = 3\n{keys}"));
+    fs::write(stage.home.config(), config).expect("the configuration");
+    Daemon::start(&stage.home)
+}
+
+fn hooks(deploy: &Deploy, stage: &Stage<'_>) {
+    let config = fs::read_to_string(stage.home.config()).expect("the configuration");
+    let dir = deploy.path("").display().to_string();
+    deploy.script(
+        "hook",
+        "echo \"$2 $DEPLOY_HASH $(cat branch) $(readlink \"$1/app/current\")\" >> \"$1/hooks\"",
+    );
+    deploy.script("fails", "echo 'this is why' >&2\nexit 3");
+    let hook = |name: &str| format!("{name} = [\"{dir}/hook\", \"{dir}\", \"{name}\"]\n");
+    let previous = deploy.current();
+
+    let daemon = start_with(stage, &config, &(hook("before") + &hook("after")));
+    let metadata = deploy.prepare();
+    let action = ask(&daemon, stage, &metadata);
+    deploy.assert_done(&metadata, &action);
+    let (hash, branch) = (deploy.current(), metadata["git_ref"].as_str().expect("a branch"));
+    let line = |name: &str, current: &str| format!("{name} {hash} {branch} releases/{current}\n");
+    let said = fs::read_to_string(deploy.path("hooks")).expect("lines");
+    assert_eq!(said, line("before", &previous) + &line("after", &hash), "{action}");
+    drop(daemon);
+
+    for name in ["before", "after"] {
+        let daemon = start_with(stage, &config, &format!("{name} = [\"{dir}/fails\"]"));
+        let metadata = deploy.prepare();
+        let action = ask(&daemon, stage, &metadata);
+        assert_failed(&action, "hook");
+        assert!(
+            action["finished_message"]
+                .as_str()
+                .is_some_and(|told| told.ends_with("exit code 3: this is why")),
+            "{action}"
+        );
+        deploy.assert_undone(&metadata, &action);
+    }
+    fs::write(stage.home.config(), config).expect("the configuration");
 }

@@ -9,6 +9,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Among the instances that are not healthy: all of them take a while to start, as real ones do.
+pub const SLOW: &str = "slow";
+const START: Duration = Duration::from_millis(300);
 
 /// Answers one request.
 fn answer(stream: &mut (impl Read + Write), release: &Path, instance: &str) -> std::io::Result<()> {
@@ -37,6 +42,9 @@ fn answer(stream: &mut (impl Read + Write), release: &Path, instance: &str) -> s
 pub fn serve(socket: &Path, instance: &str) -> ExitCode {
     let release = std::env::current_dir().expect("a release");
     let _ = fs::remove_file(socket);
+    if fs::read_to_string("sick").is_ok_and(|sick| sick.lines().any(|word| word == SLOW)) {
+        std::thread::sleep(START);
+    }
     let listener = UnixListener::bind(socket).expect("a socket");
     let starts = OpenOptions::new().create(true).append(true).open(socket.with_extension("starts"));
     writeln!(starts.expect("a file"), "{}", release.display()).expect("a line");

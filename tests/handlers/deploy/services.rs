@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::origin::Origin;
+use super::server::SLOW;
 use crate::cases::Stage;
 use crate::common::{Connection, Daemon, until};
 use crate::servers::systemd::Systemd;
@@ -202,14 +203,17 @@ impl Subject for Services {
 
     fn special(&self, stage: &Stage<'_>) {
         let daemon = Daemon::start(&stage.home);
-        let metadata = self.prepare();
-        let (action, _, both) = self.watched(&daemon, stage, &metadata);
-        assert_eq!((&action["state"], both), (&json!("succeeded"), 0), "{action}");
+        // So slow that nobody can miss it while it is down.
+        self.commit("slow", &[SLOW]);
+        let metadata = json!({ "git_ref": "slow" });
+        let (action, downs, both) = self.watched(&daemon, stage, &metadata);
+        assert_eq!((&action["state"], both), (&json!("succeeded"), 0), "{downs:?} {action}");
+        assert!(downs.iter().all(|count| *count > 0), "{downs:?} {action}");
         self.assert_done(&metadata, &action);
 
         // Its second instance does not become healthy: both go back, one after the other.
         let previous = self.current();
-        self.commit("sick", &["worker"]);
+        self.commit("sick", &["worker", SLOW]);
         let (action, downs, both) = self.watched(&daemon, stage, &json!({ "git_ref": "sick" }));
         let result = &action["finished_result"];
         let found = (&action["state"], &result["error"]["code"], &result["rolled_back"]);
@@ -224,5 +228,18 @@ impl Subject for Services {
         assert_eq!(action["state"], "failed", "{action}");
         assert!(both > 0, "{downs:?} {action}");
         self.assert_live(&previous, &action);
+        drop(daemon);
+
+        // A service that the target does not allow (any more).
+        let config = fs::read_to_string(stage.home.config()).expect("the configuration");
+        fs::write(stage.home.config(), config.replace("shop@*.service", "web.service"))
+            .expect("the configuration");
+        let daemon = Daemon::start(&stage.home);
+        let answer = daemon.submit(&stage.spec(&self.prepare()));
+        assert!(
+            (400..500).contains(&answer.status) && answer.text().contains("none of the units"),
+            "{}",
+            answer.text()
+        );
     }
 }

@@ -179,3 +179,56 @@ impl Instance {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn problem(key: &str, value: Value) -> String {
+        let mut app = json!({
+            "repository": "/srv/shop.git",
+            "dir": "/srv/shop",
+            "instances": [
+                { "name": "web", "unit": "web.service", "health_url": "http://127.0.0.1:80/", "health_status": [204] },
+                { "name": "mailer", "restart": ["/bin/mailer"], "health": ["/bin/is-up"] },
+            ],
+        });
+        assert_eq!(serde_json::from_value::<App>(app.clone()).unwrap().check(), Ok(()));
+        if let Some(key) = key.strip_prefix("web.") {
+            app["instances"][0][key] = value;
+        } else {
+            app[key] = value;
+        }
+        match serde_json::from_value::<App>(app) {
+            Ok(app) => app.check().unwrap_err(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        for (key, value, told) in [
+            ("dir", json!("srv/shop"), "dir must be an absolute"),
+            ("cache", json!("shop.git"), "cache must be"),
+            ("repository", json!("--upload-pack=x"), "repository must be"),
+            ("repository", json!("https://me:word@example.com/x"), "has a password"),
+            ("keep", json!(1), "keep must be"),
+            ("healthy_after", json!(0), "healthy_after must be"),
+            ("shared", json!(["../log"]), "no path within"),
+            ("before", json!(["migrate"]), "absolute path of a program"),
+            ("no_such_key", json!(1), "no_such_key"),
+            ("web.name", json!("mailer"), "two have the name mailer"),
+            ("web.unit", json!(null), "web needs either"),
+            ("web.restart", json!(["/bin/restart"]), "web needs either"),
+            ("web.health", json!(["/bin/is-up"]), "both health and health_url"),
+            ("web.health_url", json!(null), "health_status without"),
+            ("web.health_url", json!("https://example.com/"), "health_url"),
+            ("web.health_status", json!([999]), "999 is none"),
+        ] {
+            let problem = problem(key, value.clone());
+            assert!(problem.contains(told), "{key} = {value}: {problem}");
+        }
+    }
+}
