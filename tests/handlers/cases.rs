@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::{Daemon, Home, processes_of, spec, until, with};
+use crate::secrets;
 use crate::servers::signal;
 use crate::subject::Subject;
 use crate::table::Table;
@@ -163,6 +164,9 @@ fn success(stage: &Stage<'_>) {
     assert_eq!(action["finished_result"]["changed"], true, "{action}");
     assert_eq!(action["finished_result"]["recovered"], false, "{action}");
     stage.subject.assert_done(&metadata, &action);
+    for (secret, file) in stage.subject.secrets(&action) {
+        secrets::assert_kept(&secret, file.as_deref(), &stage.home, &daemon, &action);
+    }
 }
 
 fn already(stage: &Stage<'_>) {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::cases::Stage;
+use crate::identifiers::{self, Server};
 use crate::servers::postgres::Postgres;
 use crate::subject::Subject;
 
@@ -101,6 +103,24 @@ impl Subject for Create<'_> {
             (json!({ "database": "a", "extensions": ["plpython3u"] }), "plpython3u"),
         ])
         .collect()
+    }
+
+    fn special(&self, _stage: &Stage<'_>) {
+        if self.any_names {
+            let hex = |column: &str, table: &str| {
+                let look = format!("select encode(convert_to({column}, 'UTF8'), 'hex') from {table}");
+                self.postgres.query("postgres", &look)
+            };
+            let passwords = self.postgres.socket().join("passwords").display().to_string();
+            identifiers::assert_taken_as_they_are(&Server {
+                engine: "postgresql",
+                tables: self
+                    .postgres
+                    .target(&[("any_names", true.into()), ("password_dir", passwords.into())]),
+                databases: &|| hex("datname", "pg_database"),
+                users: &|| hex("rolname", "pg_roles"),
+            });
+        }
     }
 
     fn take_down(&self) {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::cases::Stage;
+use crate::identifiers::{self, Server};
 use crate::servers::mariadb::Mariadb;
 use crate::subject::Subject;
 
@@ -119,6 +121,17 @@ impl Subject for Create<'_> {
             (json!({ "database": "a", "collation": "utf8_bin COMMENT" }), "collation"),
         ])
         .collect()
+    }
+
+    fn special(&self, _stage: &Stage<'_>) {
+        if self.any_names {
+            identifiers::assert_taken_as_they_are(&Server {
+                engine: "mariadb",
+                tables: targets(self.mariadb, true),
+                databases: &|| self.mariadb.query("SELECT HEX(schema_name) FROM information_schema.schemata"),
+                users: &|| self.mariadb.query("SELECT HEX(User) FROM mysql.global_priv"),
+            });
+        }
     }
 
     fn take_down(&self) {

@@ -1,6 +1,6 @@
 //! What a test knows of one action type on one engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -68,6 +68,11 @@ pub trait Subject {
     /// What a failure or a cancel leaves done on purpose, so that [`Self::assert_undone`] does not hold.
     fn keeps_effect(&self) -> bool {
         false
+    }
+
+    /// What nobody may see of an action that has succeeded, each with the file in which it may be.
+    fn secrets(&self, _action: &Value) -> Vec<(String, Option<PathBuf>)> {
+        Vec::new()
     }
 
     /// As [`Self::own`], for what needs more than that.

@@ -160,6 +160,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> io::Result<End> {
+    keep_memory_private();
     let told_to_end = told_to_end()?;
     let mut text = String::new();
     io::stdin().lock().read_to_string(&mut text)?;
@@ -194,6 +195,14 @@ fn start() -> io::Result<End> {
         &Attempt { entry, metadata: Value::Object(own), run, is_retried, undo },
         told_to_end,
     )))
+}
+
+/// It has passwords in its memory: no core is dumped of it, nor of what it starts.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    // To lower a limit is always allowed.
+    let _ = setrlimit(Resource::Core, nothing);
 }
 
 /// The steps of earlier attempts. What is begun has an intent: it was written first.

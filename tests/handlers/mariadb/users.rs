@@ -121,6 +121,13 @@ impl Subject for Create<'_> {
         assert!(secret.is_none_or(|secret| !Path::new(secret).exists()), "the password is left: {action}");
     }
 
+    fn secrets(&self, action: &Value) -> Vec<(String, Option<PathBuf>)> {
+        let secret = action["finished_result"]["secret_ref"].as_str().and_then(|at| at.strip_prefix("file:"));
+        let file = PathBuf::from(secret.expect("a file"));
+        let password = std::fs::read_to_string(&file).expect("the password").trim_end().to_owned();
+        vec![(password, Some(file))]
+    }
+
     fn again(&self) -> Option<&'static str> {
         Some("exists")
     }
