@@ -28,6 +28,7 @@ mod identifiers;
 mod maintenance;
 mod mariadb;
 mod processes;
+mod replication;
 mod secrets;
 mod servers;
 mod subject;
@@ -49,6 +50,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("services", deploy::services::each),
     ("mariadb", mariadb::each),
     ("processes", processes::each),
+    ("replication-mariadb", replication::mariadb::each),
     ("caches", caches::each),
     ("maintenance", maintenance::each),
     ("webhook", webhook::each),

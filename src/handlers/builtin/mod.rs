@@ -50,6 +50,9 @@ static ALL: &[Entry] = &[
     entry::<database::DatabaseUserDelete>(),
     entry::<caches::ClearCaches>(),
     entry::<maintenance::MaintenanceMode>(),
+    entry::<database::Promote>(),
+    entry::<database::Resync>(),
+    entry::<database::DisableReplication>(),
     #[cfg(feature = "containers")]
     entry::<container::ContainerRestart>(),
     #[cfg(feature = "containers")]

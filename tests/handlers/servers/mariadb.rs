@@ -23,15 +23,26 @@ const GRANTS: [&str; 3] = [
 /// `mysql` may do all.
 pub struct Mariadb {
     dir: TempDir,
+    options: Vec<String>,
     server: Mutex<Option<Process>>,
 }
 
 impl Mariadb {
     pub fn start() -> Self {
+        Self::start_with(&["--skip-networking"], &[])
+    }
+
+    /// With those options, and with those rights more for `root`. It reads `my.cnf` of its directory, and all of `conf.d`.
+    pub fn start_with(options: &[&str], grants: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("actiond-maria.").tempdir().expect("a directory");
         output(Command::new("chown").arg("mysql:mysql").arg(dir.path()));
         output(Command::new("chmod").arg("755").arg(dir.path()));
-        let mariadb = Self { server: Mutex::new(None), dir };
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mariadb = Self { server: Mutex::new(None), options, dir };
+        let conf = mariadb.dir.path().join("conf.d");
+        std::fs::create_dir(&conf).expect("a directory");
+        std::fs::write(mariadb.dir.path().join("my.cnf"), format!("!includedir {}\n", conf.display()))
+            .expect("my.cnf");
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=socket"]);
         install.args(["--skip-test-db", "--skip-name-resolve"]).arg(mariadb.data());
@@ -40,7 +51,7 @@ impl Mariadb {
         mariadb.bring_up();
         mariadb.query("DROP USER root@localhost");
         mariadb.query("CREATE USER root@localhost IDENTIFIED VIA unix_socket");
-        for grant in GRANTS {
+        for grant in GRANTS.iter().chain(grants) {
             mariadb.query(grant);
         }
         mariadb
@@ -53,6 +64,11 @@ impl Mariadb {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")
+    }
+
+    /// The file that keeps `read_only`.
+    pub fn read_only_file(&self) -> PathBuf {
+        self.dir.path().join("conf.d/actiond.cnf")
     }
 
     /// Where dumps go.
@@ -74,8 +90,11 @@ impl Mariadb {
 
     pub fn bring_up(&self) {
         let mut server = self.server.lock().expect("the server");
-        let mut command = self.as_mysql("mariadbd");
-        command.arg(self.data()).args(["--skip-networking", "--skip-name-resolve", "--log-bin=binlog"]);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=mysql", "--regid=mysql", "--init-groups", "mariadbd"]);
+        command.arg(format!("--defaults-file={}", self.dir.path().join("my.cnf").display()));
+        command.arg(format!("--socket={}", self.socket().display())).args(&self.options);
+        command.arg(self.data()).args(["--skip-name-resolve", "--log-bin=binlog"]);
         command.args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--pid-file=pid"]);
         // Who is not the superuser makes triggers.
         command.arg("--log-bin-trust-function-creators");
@@ -100,6 +119,16 @@ impl Mariadb {
         }
     }
 
+    /// The answer of a statement as that user, who has no password, or what the client says.
+    pub fn query_as(&self, user: &str, statement: &str) -> Result<String, String> {
+        let mut client = Command::new("mariadb");
+        client.args(["--no-defaults", "--user", user, "--batch", "--skip-column-names"]);
+        client.arg(format!("--socket={}", self.socket().display())).args(["--execute", statement]);
+        let output = client.output().expect("mariadb");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(out.trim_end().to_owned()) } else { Err(err.into_owned()) }
+    }
+
     /// A client that has that database as its own until its session is ended.
     pub fn session(&self, database: &str) -> std::process::Child {
         let mut client = self.as_mysql("mariadb");
@@ -107,6 +136,16 @@ impl Mariadb {
         let client = client.spawn().expect("a client");
         let inside = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{database}'");
         until("a session", || (self.query(&inside) == "1").then_some(()));
+        client
+    }
+
+    /// A client that keeps everybody from writing to a table until it is killed.
+    pub fn lock(&self, table: &str) -> std::process::Child {
+        let mut client = self.as_mysql("mariadb");
+        client.arg("--execute").arg(format!("LOCK TABLES {table} READ; SELECT SLEEP(1000)"));
+        let client = client.stderr(std::process::Stdio::null()).spawn().expect("a client");
+        let sleeps = "SELECT COUNT(*) FROM information_schema.processlist WHERE info = 'SELECT SLEEP(1000)'";
+        until("a lock", || (self.query(sleeps) == "1").then_some(()));
         client
     }
 

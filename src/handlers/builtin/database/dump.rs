@@ -24,7 +24,7 @@ pub(super) struct Dump {
     #[serde(rename = "backup_path")]
     pub(super) path: String,
     #[serde(rename = "backup_bytes")]
-    bytes: u64,
+    pub(super) bytes: u64,
     #[serde(rename = "backup_sha256")]
     sha256: String,
 }

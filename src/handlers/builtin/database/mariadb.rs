@@ -6,12 +6,13 @@
 //! is gone goes on in its session, so whoever has got the lock knows that nothing of an earlier attempt goes on. Unlike a look
 //! at the list of processes this needs no privilege. After a crash of the server there are no sessions and no locks.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params};
+use mysql_async::{Conn, DriverError, Error, OptsBuilder, Params, Row, Value as MysqlValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -59,6 +60,9 @@ pub(in super::super) struct Mariadb {
     pub(super) password_dir: Option<PathBuf>,
     /// Of a replica: the target that is its primary.
     pub(super) replica_of: Option<String>,
+    /// A file that the server's configuration includes: keeps `read_only` beyond a restart, which SET GLOBAL does not. It is
+    /// written anew, and the handler's user must be able to do that in its directory.
+    pub(super) read_only_file: Option<PathBuf>,
     /// Of a primary: how its replicas connect with it.
     pub(super) replication: Option<Replication>,
 }
@@ -73,6 +77,8 @@ pub(in super::super) struct Replication {
     pub(super) port: u16,
     /// A user with REPLICATION SLAVE.
     pub(super) user: String,
+    /// File with his password alone.
+    pub(super) password_file: Option<PathBuf>,
 }
 
 fn port() -> u16 {
@@ -193,6 +199,25 @@ impl Session {
         first.map_err(|error| failure(what, &error))
     }
 
+    /// All rows of the answer to a statement that has no parameters, by the names of its columns: of SHOW.
+    ///
+    /// # Errors
+    ///
+    /// The server's, with `what` in front.
+    pub(super) async fn named(
+        &self,
+        what: &str,
+        statement: &str,
+    ) -> Result<Vec<BTreeMap<String, String>>, Failure> {
+        let rows: Vec<Row> =
+            self.0.lock().await.query(statement).await.map_err(|error| failure(what, &error))?;
+        let of_row = |row: &Row| {
+            let columns = row.columns_ref().iter().enumerate();
+            columns.map(|(n, column)| (column.name_str().into_owned(), text(row.as_ref(n)))).collect()
+        };
+        Ok(rows.iter().map(of_row).collect())
+    }
+
     /// All rows of the answer to a statement.
     ///
     /// # Errors
@@ -206,6 +231,16 @@ impl Session {
     ) -> Result<Vec<R>, Failure> {
         let all = self.0.lock().await.exec(statement, parameters).await;
         all.map_err(|error| failure(what, &error))
+    }
+}
+
+/// A field as text; empty, if it is null.
+fn text(value: Option<&MysqlValue>) -> String {
+    match value {
+        Some(MysqlValue::Bytes(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+        Some(MysqlValue::Int(number)) => number.to_string(),
+        Some(MysqlValue::UInt(number)) => number.to_string(),
+        _ => String::new(),
     }
 }
 

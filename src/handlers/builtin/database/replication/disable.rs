@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Ends, Engine, NOT_BUILT, not_built, postgres};
+use super::{Ends, Engine, mariadb, postgres};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::kind::{Around, Done, Kind, Page};
 use crate::handlers::builtin::run::Run;
@@ -80,7 +80,7 @@ impl Kind for DisableReplication {
         undo: "Has it follow again as before; a slot that was removed is made again. If the primary has removed meanwhile \
                what the replica lacks, it cannot catch up, and the action is held.",
         rights: "PostgreSQL: ALTER SYSTEM on primary_conninfo, EXECUTE on pg_reload_conf, pg_monitor; REPLICATION on the \
-                 primary. See the example.",
+                 primary. MariaDB: REPLICATION SLAVE ADMIN, SLAVE MONITOR, RELOAD. See the example.",
     };
     type Params = Params;
 
@@ -88,7 +88,7 @@ impl Kind for DisableReplication {
         let ends = Ends::asked(around, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::disable::check(params, &ends)?,
-            Engine::Mariadb => return Err(NOT_BUILT.to_owned()),
+            Engine::Mariadb => mariadb::disable::check(params, &ends)?,
         }
         Ok(ends.locks())
     }
@@ -97,7 +97,7 @@ impl Kind for DisableReplication {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::disable::plan(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::disable::plan(params, run, &ends).await,
         }
     }
 
@@ -105,7 +105,7 @@ impl Kind for DisableReplication {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::disable::execute(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::disable::execute(params, run, &ends).await,
         }
     }
 
@@ -113,7 +113,7 @@ impl Kind for DisableReplication {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::disable::undo(params, run, &ends).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::disable::undo(params, run, &ends).await,
         }
     }
 }

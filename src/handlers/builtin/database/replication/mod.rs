@@ -6,6 +6,7 @@
 //! No two actions touch a server at once: each locks both ends ([`Ends::locks`]).
 
 mod disable;
+mod mariadb;
 mod postgres;
 mod promote;
 mod resync;
@@ -86,11 +87,4 @@ impl<'a> Ends<'a> {
         let both = [Some(self.replica), self.primary];
         both.into_iter().flatten().map(|target| format!("dbserver:{}", target.name)).collect()
     }
-}
-
-/// The engine has no code for it yet: `check` says so.
-const NOT_BUILT: &str = "engine: it is not built for MariaDB yet";
-
-fn not_built() -> Failure {
-    Failure::permanent("refused", NOT_BUILT)
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Ends, Engine, NOT_BUILT, not_built, postgres};
+use super::{Ends, Engine, mariadb, postgres};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::kind::{Around, Done, Kind, Page};
 use crate::handlers::builtin::run::Run;
@@ -91,7 +91,8 @@ impl Kind for Promote {
                    at again. Never promoted twice: a replica whose timeline has grown meanwhile is held for a person.",
         undo: "Nothing: a promotion cannot be taken back, and a fence is never taken away by itself. A warning says what \
                stays. To make the old primary a replica of the new one, resync it.",
-        rights: "PostgreSQL: EXECUTE on pg_promote, pg_checkpoint, pg_monitor; and what stops the old primary. See the example.",
+        rights: "PostgreSQL: EXECUTE on pg_promote, pg_checkpoint, pg_monitor; and what stops the old primary. MariaDB: \
+                 REPLICATION SLAVE ADMIN, SLAVE MONITOR, READ_ONLY ADMIN, BINLOG MONITOR, EVENT, RELOAD. See the example.",
     };
     type Params = Params;
 
@@ -102,7 +103,7 @@ impl Kind for Promote {
         }
         match ends.engine {
             Engine::Postgresql => postgres::promote::check(params, &ends)?,
-            Engine::Mariadb => return Err(NOT_BUILT.to_owned()),
+            Engine::Mariadb => mariadb::promote::check(params, &ends)?,
         }
         Ok(ends.locks())
     }
@@ -111,7 +112,7 @@ impl Kind for Promote {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::promote::plan(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::promote::plan(params, run, &ends).await,
         }
     }
 
@@ -119,7 +120,7 @@ impl Kind for Promote {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::promote::execute(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::promote::execute(params, run, &ends).await,
         }
     }
 
@@ -127,7 +128,7 @@ impl Kind for Promote {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), None)?;
         match ends.engine {
             Engine::Postgresql => postgres::promote::undo(params, run, &ends).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::promote::undo(params, run, &ends).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Ends, Engine, NOT_BUILT, not_built, postgres};
+use super::{Ends, Engine, mariadb, postgres};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::kind::{Around, Done, Kind, Page};
 use crate::handlers::builtin::run::Run;
@@ -88,11 +88,14 @@ impl Kind for Resync {
             ("old_data_path", "where the replaced data are (keep_old)"),
         ],
         recovery: "Goes on. PostgreSQL: the names of the directories say how far an earlier attempt came; a rewind that was \
-                   interrupted is not repeated, but replaced by a new copy.",
+                   interrupted is not repeated, but replaced by a new copy. MariaDB: every step may be done again; a dump that \
+                   is complete is not made again.",
         undo: "PostgreSQL: the old data get their place back, and the server is started if it ran. What was rewound cannot \
-               be taken back, and once the replica follows, it stays: a warning says so.",
+               be taken back, and once the replica follows, it stays: a warning says so. MariaDB: it does what it did \
+               before, but what was replaced cannot be taken back: then it follows nobody, and a warning says so.",
         rights: "PostgreSQL: what stops and starts the server, write access to the parent of its data directory, a role with \
-                 REPLICATION; pg_rewind needs more. See the example.",
+                 REPLICATION; pg_rewind needs more. MariaDB: as for promote_slave_db, and for a seed BINLOG ADMIN and \
+                 all rights on databases. See the example.",
     };
     type Params = Params;
 
@@ -103,7 +106,7 @@ impl Kind for Resync {
         }
         match ends.engine {
             Engine::Postgresql => postgres::resync::check(params, &ends)?,
-            Engine::Mariadb => return Err(NOT_BUILT.to_owned()),
+            Engine::Mariadb => mariadb::resync::check(params, &ends)?,
         }
         Ok(ends.locks())
     }
@@ -112,7 +115,7 @@ impl Kind for Resync {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), params.source.as_deref())?;
         match ends.engine {
             Engine::Postgresql => postgres::resync::plan(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::resync::plan(params, run, &ends).await,
         }
     }
 
@@ -120,7 +123,7 @@ impl Kind for Resync {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), params.source.as_deref())?;
         match ends.engine {
             Engine::Postgresql => postgres::resync::execute(params, run, &ends).await,
-            Engine::Mariadb => Err(not_built()),
+            Engine::Mariadb => mariadb::resync::execute(params, run, &ends).await,
         }
     }
 
@@ -128,7 +131,7 @@ impl Kind for Resync {
         let ends = Ends::chosen(run, params.engine, params.server.as_deref(), params.source.as_deref())?;
         match ends.engine {
             Engine::Postgresql => postgres::resync::undo(params, run, &ends).await,
-            Engine::Mariadb => Ok(()),
+            Engine::Mariadb => mariadb::resync::undo(params, run, &ends).await,
         }
     }
 }
