@@ -44,6 +44,8 @@ impl Mariadb {
         std::fs::write(mariadb.dir.path().join("my.cnf"), format!("!includedir {}\n", conf.display()))
             .expect("my.cnf");
         let mut install = Command::new("mariadb-install-db");
+        // A server that starts removes temporary tables there, whosever they are.
+        install.env("TMPDIR", mariadb.dir());
         install.args(["--no-defaults", "--user=mysql", "--auth-root-authentication-method=socket"]);
         install.args(["--skip-test-db", "--skip-name-resolve"]).arg(mariadb.data());
         output(&mut install);
@@ -92,6 +94,7 @@ impl Mariadb {
         let mut server = self.server.lock().expect("the server");
         let mut command = Command::new("setpriv");
         command.args(["--reuid=mysql", "--regid=mysql", "--init-groups", "mariadbd"]);
+        command.env("TMPDIR", self.dir());
         command.arg(format!("--defaults-file={}", self.dir.path().join("my.cnf").display()));
         command.arg(format!("--socket={}", self.socket().display())).args(&self.options);
         command.arg(self.data()).args(["--skip-name-resolve", "--log-bin=binlog"]);
