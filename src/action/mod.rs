@@ -24,8 +24,8 @@ pub use outcome::{Outcome, ProbeAnswer};
 pub use retry::backoff_ms;
 pub use state::{Event, IllegalTransition, State};
 pub use status::{
-    ATTEMPTS_KEPT, AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, Program, Progress, REBOOTS_MAX,
-    Status,
+    ATTEMPTS_KEPT, AttemptEnd, AttemptRecord, CancelRequest, Claim, Ending, Finish, Program, Progress,
+    REBOOTS_MAX, Status, Unsuccess,
 };
 pub use step::{InvalidStepName, STEP_NAME_BYTES_MAX, STEPS_MAX, Step};
 pub use time::Timestamp;

@@ -41,6 +41,8 @@ pub struct Status {
     /// The last [`ATTEMPTS_KEPT`] ended attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
     pub cancel: Option<CancelRequest>,
+    /// It is to end so, once what its attempts have done is taken back: nothing goes forward any more.
+    pub ending: Option<Ending>,
     /// Set once, together with a final state.
     pub finish: Option<Finish>,
 }
@@ -65,6 +67,7 @@ impl Status {
             claim: None,
             attempts: Vec::new(),
             cancel: None,
+            ending: None,
             finish: None,
         }
     }
@@ -123,6 +126,26 @@ pub struct Program {
     pub pid: u32,
     /// Field 22 of `/proc/PID/stat`: clock ticks since boot (`proc_pid_stat(5)`).
     pub start_ticks: u64,
+}
+
+/// How an action ends without success.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    pub how: Unsuccess,
+    /// Empty if its cancel says it all.
+    pub message: String,
+    pub result: Option<JsonText>,
+    /// Its attempt has come to an end, and counts as a try; otherwise it was interrupted.
+    pub is_try: bool,
+}
+
+/// Which end without success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Unsuccess {
+    Failed = 1,
+    Cancelled = 2,
+    TimedOut = 3,
 }
 
 /// One attempt that ended.

@@ -68,6 +68,7 @@ pub(super) fn write_action(out: &mut Vec<u8>, action: &Action, show: Show) {
         claim,
         attempts,
         cancel,
+        ending: _,
         finish,
     } = status;
     let all = show == Show::All;

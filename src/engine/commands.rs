@@ -13,9 +13,10 @@ use super::core::Core;
 use super::outcome::{ago, excerpt};
 use super::request::{Accepted, Command, CommandError, QueueStatus, Submission};
 use super::scheduler::{Input, QueueIndex};
-use super::undo::Ending;
 use super::worker;
-use crate::action::{Action, ActionId, Actor, Body, CancelRequest, Event, State, Timestamp};
+use crate::action::{
+    Action, ActionId, Actor, Body, CancelRequest, Ending, Event, State, Timestamp, Unsuccess,
+};
 use crate::handlers::StopReason;
 use crate::store::StoreError;
 
@@ -45,8 +46,15 @@ impl Core {
                 self.change(action, Event::Hold, |status| status.reason = excerpt(&text))?
             }
             Command::Resume => {
+                let goes_back = action.status.cancel.is_some() && self.undoer(&action, false).is_some();
                 self.step(now, Input::Queue(id));
                 self.change(action, Event::Resume, |status| {
+                    if goes_back {
+                        status.ending.get_or_insert(Ending::interrupted(Unsuccess::Cancelled, ""));
+                    } else if status.ending.is_none() {
+                        // Whoever resumes it wants it to go on.
+                        status.cancel = None;
+                    }
                     // A person has looked: what counted towards holding it counts no more.
                     status.deaths = 0;
                     status.due_at = None;
@@ -86,14 +94,16 @@ impl Core {
         }
         let request = CancelRequest { uid: actor.uid, at: now, reason: excerpt(reason) };
         let waits = action.status.state != State::Running;
-        if waits && action.status.state != State::Held && action.status.cancel.is_some() {
+        let is_being_undone = action.status.cancel.is_some() && action.status.ending.is_some();
+        if waits && is_being_undone && action.status.state != State::Held {
             // It waits for its turn to be taken back.
             return Ok(action);
         }
         if waits {
             action.status.cancel = Some(request);
             let why = format!("cancelled by uid {}", actor.uid);
-            return match self.queue_undo(now, action, &with_reason(why, reason))? {
+            let ending = Ending::interrupted(Unsuccess::Cancelled, "");
+            return match self.queue_undo(now, action, ending, &with_reason(why, reason))? {
                 Ok(action) => Ok(action),
                 Err(action) => {
                     let text = cancelled_text(&action, now);
@@ -105,14 +115,14 @@ impl Core {
         let action = self.change(action, Event::Cancel, |status| status.cancel = Some(request))?;
         if let Some(live) = self.live.get(&id) {
             // What takes it back goes on.
-            if live.ending.is_none() {
+            if live.undo.is_none() {
                 let stop = live.stop.clone();
                 self.then(move || worker::stop(&stop, StopReason::Cancel));
             }
             return Ok(action);
         }
         // Nothing of it runs: an interrupted attempt whose effect is being looked for.
-        self.end(now, action, Ending::new(Event::CancelDone, ""))
+        self.end(now, action, Ending::interrupted(Unsuccess::Cancelled, ""))
     }
 
     /// Submits the same request again, in the name of who asks for it.

@@ -26,10 +26,9 @@ use super::reboot::{Host, Reboot};
 use super::request::{Change, Request, Submitted};
 use super::scheduler::{Command, Input, Scheduler};
 use super::start::queue_index;
-use super::undo::Ending;
 use super::worker::Task;
 use super::{Settings, Shared, unpoison, worker};
-use crate::action::{Action, ActionId, Body, Claim, Event, State, Timestamp};
+use crate::action::{Action, ActionId, Body, Claim, Ending, Event, State, Timestamp, Unsuccess};
 use crate::crash_point::crash_point;
 use crate::handlers::registry::Registry;
 use crate::handlers::{Handler, StopReason};
@@ -56,8 +55,8 @@ pub(super) struct Live {
     pub stop: watch::Sender<Option<StopReason>>,
     /// It goes on when the daemon stops.
     pub outlives: bool,
-    /// It only takes back what was done, and then the action ends so.
-    pub ending: Option<Ending>,
+    /// It only takes back what was done; how often what did that was killed before.
+    pub undo: Option<u32>,
 }
 
 /// What is done once the turn is durable.
@@ -67,8 +66,12 @@ pub(super) enum After {
     Start(Arc<Action>, Arc<dyn Handler>),
     /// An attempt that an earlier run left.
     Adopt(Arc<Action>, Arc<dyn Handler>),
-    /// Takes back what attempts have done; how the action ends then.
-    Undo(Arc<Action>, Arc<dyn Handler>, Ending),
+    /// Takes back what attempts have done. `lost`: how often what did that was killed.
+    Undo {
+        action: Arc<Action>,
+        handler: Arc<dyn Handler>,
+        lost: u32,
+    },
     Probe(Arc<Action>, Arc<dyn Handler>),
     Changed(Change),
 }
@@ -280,8 +283,8 @@ impl Core {
                     worker::spawn(self, &action, handler, Task::Run);
                 }
                 After::Adopt(action, handler) => worker::spawn(self, &action, handler, Task::Adopt),
-                After::Undo(action, handler, ending) => {
-                    worker::spawn(self, &action, handler, Task::Undo(ending));
+                After::Undo { action, handler, lost } => {
+                    worker::spawn(self, &action, handler, Task::Undo { lost });
                 }
                 After::Probe(action, handler) => worker::spawn_probe(self, action, handler),
                 After::Changed(change) => self.tell(change),
@@ -313,7 +316,6 @@ impl Core {
         };
         let handler = Arc::clone(&route.handler);
         let (fence, is_gated) = (self.next_fence(), handler.is_gated(&action));
-        let undone_only = self.undone_only(now, &action);
         let (incarnation, boot_id) = (self.incarnation, self.boot_id.clone());
         let mut action = self.change(action, Event::Claim, |status| {
             status.attempt += 1;
@@ -323,15 +325,14 @@ impl Core {
             status.claim =
                 Some(Claim { incarnation, boot_id, began_at: now, fence, is_gated, program: None });
         })?;
-        if let Some(ending) = undone_only {
-            if ending.event == Event::CancelDone {
-                action = self.change(action, Event::Cancel, |_| {})?;
-            }
-            self.after.push(After::Undo(Arc::new(action), handler, ending));
-        } else {
+        if action.status.ending.is_none() {
             self.after.push(After::Start(Arc::new(action), handler));
+            return Ok(());
         }
-        Ok(())
+        if action.status.cancel.is_some() {
+            action = self.change(action, Event::Cancel, |_| {})?;
+        }
+        self.take_back(now, action, 0).map(drop)
     }
 
     fn next_fence(&mut self) -> u64 {
@@ -358,8 +359,10 @@ impl Core {
             self.step(now, Input::Leave(id));
             return Ok(());
         };
-        if let Err(action) = self.queue_undo(now, action, "its deadline is over")? {
-            self.finish(now, action, Event::Expire, "its deadline was over before it ran to an end", None)?;
+        let told = "its deadline was over before it ran to an end";
+        let ending = Ending::interrupted(Unsuccess::TimedOut, told);
+        if let Err(action) = self.queue_undo(now, action, ending, "its deadline is over")? {
+            self.finish(now, action, Event::Expire, told, None)?;
         }
         Ok(())
     }

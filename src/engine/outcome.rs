@@ -9,11 +9,10 @@ use super::core::{After, Core};
 use super::recovery::{Decision, by_policy};
 use super::request::Said;
 use super::scheduler::Input;
-use super::undo::Ending;
 use super::unpoison;
 use crate::action::{
-    ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Event, Finish, JsonText, Outcome, STEPS_MAX,
-    State, Status, Timestamp, backoff_ms,
+    ATTEMPTS_KEPT, Action, ActionId, AttemptEnd, AttemptRecord, Ending, Event, Finish, JsonText, Outcome,
+    STEPS_MAX, State, Status, Timestamp, Unsuccess, backoff_ms,
 };
 use crate::crash_point::crash_point;
 use crate::handlers::{Afterwards, NotRecorded};
@@ -136,8 +135,8 @@ impl Core {
                     tracing::warn!(action_id = id.0, attempt, "an attempt that is not current ended");
                     return Ok(());
                 };
-                match live.and_then(|live| live.ending) {
-                    Some(ending) => self.undone(now, action, outcome, ending)?,
+                match live.and_then(|live| live.undo) {
+                    Some(lost) => self.undone(now, action, outcome, lost)?,
                     None => self.ended(now, action, outcome)?,
                 }
                 crash_point("outcome_staged");
@@ -238,18 +237,13 @@ impl Core {
                 self.finish(now, action, Event::Succeed, &message, result)?;
             }
             Next::Fail => {
-                self.end(now, action, Ending { event: Event::Fail, message, result, is_try: true, lost: 0 })?;
+                self.end(now, action, Ending::told(Unsuccess::Failed, message, result))?;
             }
             Next::TimeOut => {
-                self.end(
-                    now,
-                    action,
-                    Ending { event: Event::TimeOut, message, result, is_try: true, lost: 0 },
-                )?;
+                self.end(now, action, Ending::told(Unsuccess::TimedOut, message, result))?;
             }
             Next::CancelDone => {
-                let ending = Ending { event: Event::CancelDone, message, result, is_try: false, lost: 0 };
-                self.end(now, action, ending)?;
+                self.end(now, action, Ending::told(Unsuccess::Cancelled, message, result))?;
             }
         }
         Ok(())
@@ -280,6 +274,7 @@ impl Core {
             status.due_at = None;
             status.progress = None;
             status.reason.clear();
+            status.ending = None;
             status.finish = Some(finish);
         })?;
         let duration_ms = now.ms_since(action.body.accepted_at);
@@ -304,14 +299,16 @@ impl Core {
             }
             Decision::Fail => {
                 let text = "interrupted: its attempt ended with the daemon, and it may not be run again";
-                self.end(now, action, Ending::new(Event::Fail, text))?;
+                self.end(now, action, Ending::interrupted(Unsuccess::Failed, text))?;
             }
             Decision::Hold(reason) => self.hold(now, action, &reason)?,
             Decision::TimeOut => {
                 let text = "its deadline was over after its attempt was interrupted";
-                self.end(now, action, Ending::new(Event::TimeOut, text))?;
+                self.end(now, action, Ending::interrupted(Unsuccess::TimedOut, text))?;
             }
-            Decision::CancelDone => drop(self.end(now, action, Ending::new(Event::CancelDone, ""))?),
+            Decision::CancelDone => {
+                self.end(now, action, Ending::interrupted(Unsuccess::Cancelled, ""))?;
+            }
             Decision::Rebooted => {
                 end_attempt(&mut action.status, now, AttemptEnd::Interrupted, "the host has rebooted");
                 self.step(now, Input::Queue(id));

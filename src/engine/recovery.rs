@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::core::Core;
 use super::outcome::end_attempt;
 use crate::action::{Action, ActionId, AttemptEnd, Event, ProbeAnswer, Recovery, State, Timestamp};
-use crate::runner::adoption::Survey;
+use crate::runner::adoption::{Stated, Survey};
 use crate::store::StoreError;
 
 /// Deaths of the daemon by one action after which it is held whatever its policy.
@@ -165,13 +165,21 @@ impl Core {
             if !action.status.state.is_active() {
                 continue;
             }
+            if action.status.ending.is_some() && !survivors.contains_key(id) {
+                *counts.entry("undone").or_default() += 1;
+                self.take_back(now, action, 0)?;
+                continue;
+            }
             if survey.adoptable.contains(id) && action.status.state != State::Rebooting {
                 *counts.entry("adopted").or_default() += 1;
                 self.adopt(action);
                 continue;
             }
-            if let Some(stated) = survey.stated.get(id) {
-                stated.clone().carry_on(&mut action.status.steps, &mut action.status.checkpoint);
+            if let Some(Stated { checkpoint, steps }) = survey.stated.get(id).cloned()
+                && action.status.ending.is_none()
+            {
+                action.status.checkpoint = checkpoint.or(action.status.checkpoint);
+                action.status.steps = steps.unwrap_or(action.status.steps);
             }
             if death == Some(Death { id: *id, attempt: action.status.attempt }) {
                 action.status.deaths += 1;
@@ -194,6 +202,7 @@ impl Core {
                 held = count("held"),
                 timed_out = count("timed_out"),
                 cancelled = count("cancelled"),
+                undone = count("undone"),
                 rebooted = count("rebooted"),
                 rebooting = count("rebooting"),
                 "attempts of an earlier run taken up or recovered"

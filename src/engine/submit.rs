@@ -200,6 +200,7 @@ impl Core {
                 && let Ok(Some(other)) = self.tell_of(id)?
                 && other.body.action == body.action
                 && other.status.state != State::Cancelling
+                && other.status.ending.is_none()
             {
                 return Ok(Some(other));
             }

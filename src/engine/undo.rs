@@ -8,10 +8,11 @@
 //! | while an attempt owns it | within that attempt, which ends with it |
 //! | between two attempts (cancelled, or its deadline is over) | by an attempt of its own, when it has its turn |
 //!
-//! How it is to end is kept in memory only. A daemon that dies meanwhile finds the outcome of the attempt again, or the cancel
-//! request, or that the deadline is over, or the handler's own trace of what it was taking back, and goes on from there.
+//! How it is to end ([`Ending`]) is durable before anything is taken back, with all steps that are known by then. From there on
+//! nothing goes forward any more, whoever dies: a start of the daemon, or a claim, of an action that has an ending takes
+//! it back and does nothing else. What cannot be taken back is held, and taken back when a person resumes it.
 //!
-//! What cannot be taken back is held for a person. Called by `outcome`, `commands` and `core`.
+//! Called by `outcome`, `commands`, `recovery` and `core`.
 //!
 //! [`Handler::undoes`]: crate::handlers::Handler::undoes
 
@@ -21,36 +22,35 @@ use super::commands::cancelled_text;
 use super::core::{After, Core};
 use super::outcome::{end_attempt, excerpt};
 use super::scheduler::Input;
-use crate::action::{Action, AttemptEnd, Event, JsonText, Outcome, State, Timestamp};
+use super::start::{queue_index, ticket};
+use crate::action::{
+    Action, AttemptEnd, Ending, Event, JsonText, Outcome, State, Timestamp, Unfinished, Unsuccess,
+};
+use crate::crash_point::crash_point;
 use crate::handlers::{Handler, UndoReason};
 use crate::store::StoreError;
 
 /// Times that what takes something back may be killed before a person has to look.
 const LOST_MAX: u32 = 5;
 
-/// How an action ends without success, once what it did is taken back.
-#[derive(Clone, Debug)]
-pub(super) struct Ending {
-    /// `Fail`, `TimeOut` or `CancelDone`.
-    pub event: Event,
-    pub message: String,
-    pub result: Option<JsonText>,
-    /// The attempt has come to an end, and counts as a try; otherwise it was interrupted.
-    pub is_try: bool,
-    /// How often what takes it back was killed.
-    pub lost: u32,
-}
-
 impl Ending {
-    pub(super) fn new(event: Event, message: impl Into<String>) -> Self {
-        Self { event, message: message.into(), result: None, is_try: false, lost: 0 }
+    /// Of an action whose attempt was interrupted, or that waits.
+    pub(super) fn interrupted(how: Unsuccess, message: impl Into<String>) -> Self {
+        Self { how, message: message.into(), result: None, is_try: false }
+    }
+
+    /// As its attempt says it.
+    pub(super) fn told(how: Unsuccess, message: String, result: Option<JsonText>) -> Self {
+        Self { how, message, result, is_try: how != Unsuccess::Cancelled }
     }
 
     pub(super) fn why(&self) -> UndoReason {
-        match self.event {
-            Event::CancelDone => UndoReason::Cancelled,
-            Event::TimeOut => UndoReason::TimedOut,
-            _ => UndoReason::Failed { message: self.message.clone(), result: self.result.clone() },
+        match self.how {
+            Unsuccess::Cancelled => UndoReason::Cancelled,
+            Unsuccess::TimedOut => UndoReason::TimedOut,
+            Unsuccess::Failed => {
+                UndoReason::Failed { message: self.message.clone(), result: self.result.clone() }
+            }
         }
     }
 }
@@ -64,15 +64,32 @@ impl Core {
         action: Action,
         ending: Ending,
     ) -> Result<Action, StoreError> {
-        let is_told = ending.result.is_some();
-        let Some(handler) = self.undoer(&action, is_told) else {
+        if self.undoer(&action, ending.result.is_some()).is_none() {
             return self.end_for_good(now, action, ending);
+        }
+        let action = self.change(action, Event::Note, |status| status.ending = Some(ending))?;
+        crash_point("ending_staged");
+        self.take_back(now, action, 0)
+    }
+
+    /// Has an action taken back that has an ending. `lost`: how often what did it was killed.
+    pub(super) fn take_back(
+        &mut self,
+        now: Timestamp,
+        action: Action,
+        lost: u32,
+    ) -> Result<Action, StoreError> {
+        let Some(handler) = self.undoer(&action, false) else {
+            let reason = "what it did is to be taken back, and no handler is configured any more that does; resolve it";
+            self.hold(now, action.clone(), reason)?;
+            return Ok(self.tell_of(action.id)?.ok().flatten().unwrap_or(action));
         };
-        let begins = |after: &After| matches!(after, After::Undo(begun, ..) if begun.id == action.id);
-        // A daemon that stops leaves the claim as it is, and its next start finds out again.
+        let begins =
+            |after: &After| matches!(after, After::Undo { action: begun, .. } if begun.id == action.id);
+        // A daemon that stops leaves it for the next start.
         if !self.scheduler.is_draining() && !self.after.iter().any(begins) {
-            tracing::debug!(action_id = action.id.0, event = ?ending.event, "taking back what was done");
-            self.after.push(After::Undo(Arc::new(action.clone()), handler, ending));
+            tracing::debug!(action_id = action.id.0, "taking back what was done");
+            self.after.push(After::Undo { action: Arc::new(action.clone()), handler, lost });
         }
         Ok(action)
     }
@@ -83,19 +100,23 @@ impl Core {
         mut action: Action,
         ending: Ending,
     ) -> Result<Action, StoreError> {
-        let Ending { event, message, result, is_try, lost: _ } = ending;
-        let event = if action.status.state == State::Cancelling { Event::CancelDone } else { event };
-        let message = match (event, message.as_str()) {
-            (Event::CancelDone, "") => cancelled_text(&action, now),
-            (Event::CancelDone, message) => format!("{}; {message}", cancelled_text(&action, now)),
+        let Ending { how, message, result, is_try } = ending;
+        let how = if action.status.state == State::Cancelling { Unsuccess::Cancelled } else { how };
+        let message = match (how, message.as_str()) {
+            (Unsuccess::Cancelled, "") => cancelled_text(&action, now),
+            (Unsuccess::Cancelled, message) => format!("{}; {message}", cancelled_text(&action, now)),
             _ => message,
         };
         action.status.tries_used += u32::from(is_try);
-        let (end, told) = match event {
-            Event::CancelDone => (AttemptEnd::Cancelled, message.as_str()),
-            _ if !is_try => (AttemptEnd::Interrupted, "interrupted"),
-            Event::TimeOut => (AttemptEnd::TimedOut, message.as_str()),
-            _ => (AttemptEnd::Failed, message.as_str()),
+        let (event, end, told) = match how {
+            Unsuccess::Cancelled => (Event::CancelDone, AttemptEnd::Cancelled, message.as_str()),
+            Unsuccess::TimedOut => (Event::TimeOut, AttemptEnd::TimedOut, message.as_str()),
+            Unsuccess::Failed => (Event::Fail, AttemptEnd::Failed, message.as_str()),
+        };
+        let (end, told) = if is_try || how == Unsuccess::Cancelled {
+            (end, told)
+        } else {
+            (AttemptEnd::Interrupted, "interrupted")
         };
         end_attempt(&mut action.status, now, end, told);
         self.finish(now, action, event, &message, result)
@@ -103,7 +124,7 @@ impl Core {
 
     /// The handler that takes back what the action's attempts have done, if there is something. `is_told`: the last of them
     /// has given its result.
-    fn undoer(&self, action: &Action, is_told: bool) -> Option<Arc<dyn Handler>> {
+    pub(super) fn undoer(&self, action: &Action, is_told: bool) -> Option<Arc<dyn Handler>> {
         let route = self.registry.find(&action.body.action, &action.body.resource_type)?;
         route.handler.undoes(action, is_told).then(|| Arc::clone(&route.handler))
     }
@@ -113,9 +134,10 @@ impl Core {
         &mut self,
         now: Timestamp,
         mut action: Action,
+        ending: Ending,
         why: &str,
     ) -> Result<Result<Action, Action>, StoreError> {
-        if self.undoer(&action, false).is_none() {
+        if action.status.ending.is_none() && self.undoer(&action, false).is_none() {
             return Ok(Err(action));
         }
         let event = match action.status.state {
@@ -125,23 +147,22 @@ impl Core {
             _ => Event::Note,
         };
         end_attempt(&mut action.status, now, AttemptEnd::Interrupted, why);
-        self.step(now, Input::Queue(action.id));
         let reason = format!("{why}; what its attempts have done is taken back when it has its turn");
         let action = self.change(action, event, |status| {
             status.due_at = None;
             status.reason = excerpt(&reason);
+            status.ending.get_or_insert(ending);
         })?;
-        Ok(Ok(action))
-    }
-
-    /// Why an action that has its turn is only taken back, if it is.
-    pub(super) fn undone_only(&self, now: Timestamp, action: &Action) -> Option<Ending> {
-        self.undoer(action, false)?;
-        if action.status.cancel.is_some() {
-            return Some(Ending::new(Event::CancelDone, ""));
+        if self.scheduler.queue_of(action.id).is_some() {
+            self.step(now, Input::Queue(action.id));
+        } else {
+            // Its deadline was over while it waited without locks: the scheduler has forgotten it.
+            let queue = queue_index(&mut self.queue_names, &action.body.queue);
+            let mut ticket = ticket(&Unfinished::of(&action), queue);
+            ticket.deadline = None;
+            self.step(now, Input::Enter(ticket));
         }
-        let is_over = action.body.deadline.is_some_and(|deadline| deadline <= now);
-        is_over.then(|| Ending::new(Event::TimeOut, "its deadline was over before it ran to an end"))
+        Ok(Ok(action))
     }
 
     /// What takes something back has ended.
@@ -150,8 +171,10 @@ impl Core {
         now: Timestamp,
         mut action: Action,
         outcome: Outcome,
-        ending: Ending,
+        lost: u32,
     ) -> Result<(), StoreError> {
+        let ending = action.status.ending.clone();
+        let ending = ending.unwrap_or_else(|| Ending::interrupted(Unsuccess::Failed, "interrupted"));
         let why = match outcome {
             Outcome::Failed { message, result: Some(result), retryable: false } => {
                 // What the attempt itself said tells more, if it said something.
@@ -159,11 +182,19 @@ impl Core {
                 let ending = Ending { message, result: Some(result), ..ending };
                 return self.end_for_good(now, action, ending).map(drop);
             }
-            // The daemon stops.
-            Outcome::Interrupted | Outcome::NotStarted | Outcome::LeftRunning => return Ok(()),
-            Outcome::Lost { message } if ending.lost < LOST_MAX => {
-                tracing::warn!(action_id = action.id.0, message, "taking back what was done once more");
-                return self.end(now, action, Ending { lost: ending.lost + 1, ..ending }).map(drop);
+            Outcome::Interrupted | Outcome::NotStarted | Outcome::LeftRunning
+                if self.scheduler.is_draining() =>
+            {
+                return Ok(());
+            }
+            Outcome::Interrupted | Outcome::NotStarted | Outcome::LeftRunning | Outcome::Lost { .. }
+                if lost < LOST_MAX =>
+            {
+                tracing::warn!(action_id = action.id.0, ?outcome, "taking back what was done once more");
+                return self.take_back(now, action, lost + 1).map(drop);
+            }
+            Outcome::Interrupted | Outcome::NotStarted | Outcome::LeftRunning => {
+                "it was ended again and again".to_owned()
             }
             Outcome::Unkillable { message } => {
                 format!("something of it is alive and could not be ended: {message}")
@@ -177,7 +208,9 @@ impl Core {
             | Outcome::Lost { message }
             | Outcome::Undecided { message } => message,
         };
-        action.status.tries_used += u32::from(ending.is_try);
+        if let Some(ending) = &mut action.status.ending {
+            action.status.tries_used += u32::from(std::mem::take(&mut ending.is_try));
+        }
         let reason = match ending.message.as_str() {
             "" => format!("what it did could not be taken back: {why}"),
             message => format!("{message}; what it did could not be taken back: {why}"),

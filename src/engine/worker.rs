@@ -18,13 +18,12 @@ use tokio::sync::{oneshot, watch};
 use super::core::{Core, Live};
 use super::outcome::excerpt;
 use super::request::{Request, Said};
-use super::undo::Ending;
 use super::{Shared, unpoison};
 use crate::action::{
-    Action, ActionId, JsonText, Outcome, ProbeAnswer, Program, Progress, State, Step, Timestamp,
+    Action, ActionId, Ending, JsonText, Outcome, ProbeAnswer, Program, Progress, State, Step, Timestamp,
 };
 use crate::handlers::in_process::Marked;
-use crate::handlers::{Attempt, BoxFuture, Handler, NotRecorded, Port, StopReason};
+use crate::handlers::{Attempt, BoxFuture, Handler, NotRecorded, Port, StopReason, UndoReason};
 use crate::runner::leftovers::mark;
 
 /// Longest time for a probe; then its answer is "unknown".
@@ -44,20 +43,23 @@ pub(super) fn stop(stop: &watch::Sender<Option<StopReason>>, reason: StopReason)
 }
 
 /// What there is to do about an attempt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     Run,
     /// Take it up: an earlier run of the daemon has started it.
     Adopt,
-    /// Take back what it and those before it have done; then the action ends so.
-    Undo(Ending),
+    /// Take back what it and those before it have done. `lost`: how often what did that was killed.
+    Undo {
+        lost: u32,
+    },
 }
 
 /// Starts what there is to do about the attempt that `action` was claimed for.
 pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Handler>, task: Task) {
     let (id, number) = (action.id, action.status.attempt);
     // That it is cancelled was told to the daemon that has died.
-    let is_undo = matches!(task, Task::Undo(_));
+    let undo = if let Task::Undo { lost } = task { Some(lost) } else { None };
+    let is_undo = undo.is_some();
     let is_stopped = action.status.state == State::Cancelling && !is_undo;
     let first = is_stopped.then_some(StopReason::Cancel);
     let (stop, stopped) = watch::channel(first);
@@ -66,7 +68,7 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
         body: Arc::clone(&action.body),
         stop: stop.clone(),
         outlives: handler.outlives_daemon(action) && !is_undo,
-        ending: if let Task::Undo(ending) = &task { Some(ending.clone()) } else { None },
+        undo,
     };
     core.live.insert(id, live);
     let port = Arc::new(EnginePort {
@@ -86,13 +88,14 @@ pub(super) fn spawn(core: &mut Core, action: &Arc<Action>, handler: Arc<dyn Hand
     );
     let limit = if is_undo { UNDO_MAX } else { time_limit(action, (core.clock)()) };
     let inbox = core.inbox.clone();
+    let why = action.status.ending.as_ref().map_or(UndoReason::Cancelled, Ending::why);
     core.runtime.spawn(async move {
         let outcome = {
             let work = AssertUnwindSafe(async {
                 match task {
                     Task::Run => handler.run(&attempt).await,
                     Task::Adopt => handler.adopt(&attempt).await,
-                    Task::Undo(ending) => handler.undo(&attempt, ending.why()).await,
+                    Task::Undo { .. } => handler.undo(&attempt, why).await,
                 }
             });
             let work = work.catch_unwind();

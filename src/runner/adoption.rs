@@ -56,13 +56,13 @@ pub struct Stated {
 }
 
 impl Stated {
-    /// Puts in the place of what is known what was stated, unless that is behind it: what takes an attempt back goes on from its
-    /// steps, and has made its own known.
+    /// Puts in the place of what is known what was stated beside the attempt, unless that is behind it. A checkpoint without
+    /// steps is of a step that has not begun.
     pub(crate) fn carry_on(self, steps: &mut Vec<Step>, checkpoint: &mut Option<JsonText>) {
-        if self.steps.as_deref().map_or(0, Step::extent) < Step::extent(steps) {
+        let Some(stated) = self.steps.filter(|stated| Step::extent(stated) >= Step::extent(steps)) else {
             return;
-        }
-        *steps = self.steps.unwrap_or_default();
+        };
+        *steps = stated;
         *checkpoint = self.checkpoint.or(checkpoint.take());
     }
 }

@@ -21,15 +21,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::adoption::stated;
 use super::backend::{Backend, Launch};
 use super::keeper::address::Address;
-use super::keeper::place::{AttemptPlace, Ended, EndedLine, Owner};
+use super::keeper::place::{AttemptPlace, Ended, EndedLine};
 use super::keeper::statements::{Statement, StatementReader};
 use super::keeper::words::{AtGate, Cannot, HEARD, LOGGED, Order, STATED, StopWhy, Word, line};
 use super::proc::{self, Process};
 use super::tree::{Search, describe};
-use crate::action::{ActionId, Program, Step};
+use crate::action::{ActionId, Program};
 use crate::crash_point::crash_point;
 
 /// Longest answer of a keeper at its gate.
@@ -175,13 +174,8 @@ impl Gated {
 }
 
 impl Kept {
-    /// Takes up an attempt whose keeper listens at that socket, or has ended, and of which those steps are known.
-    pub(crate) async fn adopt(
-        place: AttemptPlace,
-        socket: &Path,
-        keeper: Option<Program>,
-        known: &[Step],
-    ) -> Self {
+    /// Takes up an attempt whose keeper listens at that socket, or has ended.
+    pub(crate) async fn adopt(place: AttemptPlace, socket: &Path, keeper: Option<Program>) -> Self {
         let connected = async {
             let stream = Address::of(socket)?.connect_within(CONNECT_PATIENCE)?;
             stream.set_nonblocking(true)?;
@@ -196,12 +190,7 @@ impl Kept {
             Ok(stream) => Presence::Stream(stream),
             Err(_) => Presence::without_stream(keeper),
         };
-        let mut statements = StatementReader::new(&place.statements());
-        let stated = stated(&place).steps.unwrap_or_default();
-        if Step::extent(&stated) < Step::extent(known) {
-            // It is over, and being taken back: what it stated is behind what was done since.
-            let _ = statements.read();
-        }
+        let statements = StatementReader::new(&place.statements());
         Self {
             presence,
             keeper,
@@ -373,18 +362,29 @@ impl Kept {
         keeper: Option<Program>,
     ) -> io::Result<Option<String>> {
         backend.end(name).await?;
-        let program = match self.place.owner()? {
-            Some(Owner::Keeper(program)) => program,
-            _ => None,
-        };
-        let known = [keeper, program].into_iter().flatten().map(|program| (id, program)).collect();
-        end_known(mark.to_owned(), known).await
+        let known = [keeper, self.place.program()?].into_iter().flatten();
+        end_known(mark.to_owned(), known.map(|program| (id, program)).collect()).await
     }
 }
 
-/// Ends all that carries the mark of one attempt; gives what cannot be ended, in words.
-pub(crate) async fn end_marked(mark: String) -> io::Result<Option<String>> {
-    end_known(mark, Vec::new()).await
+/// Ends all that runs at those places beside an attempt whose own program is over, and makes sure that nothing begins there
+/// any more; gives what cannot be ended, in words.
+pub(crate) async fn end_beside(
+    backend: &dyn Backend,
+    places: &[AttemptPlace],
+    id: ActionId,
+    mark: String,
+) -> io::Result<Option<String>> {
+    let mut known = Vec::new();
+    for place in places {
+        if !place.bury()? {
+            known.extend(place.program()?.map(|program| (id, program)));
+        }
+        if let Some(name) = place.name() {
+            backend.end(name).await?;
+        }
+    }
+    end_known(mark, known).await
 }
 
 async fn end_known(mark: String, known: Vec<(ActionId, Program)>) -> io::Result<Option<String>> {

@@ -387,9 +387,14 @@ fn between(stage: &Stage<'_>) {
 }
 
 /// A time that comes when an attempt has reached its breakpoint, mostly.
-fn soon() -> String {
-    let at = std::time::SystemTime::now() + std::time::Duration::from_secs(3);
-    chrono::DateTime::<chrono::Utc>::from(at).to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+pub fn soon() -> String {
+    soon_from(0)
+}
+
+/// As if it were so many seconds later.
+pub fn soon_from(seconds: i64) -> String {
+    let at = chrono::Utc::now() + chrono::TimeDelta::seconds(3 + seconds);
+    at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
 /// Daemon, keeper and handler are killed at each place of each step, as by a loss of power.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::cases::Stage;
-use crate::common::{Daemon, Home, spec, with};
+use crate::cases::{Stage, soon, soon_from};
+use crate::common::{Daemon, Home, spec, until, with};
 use crate::servers::nginx::Nginx;
 use crate::subject::Subject;
 
@@ -93,7 +93,8 @@ impl Mode<'_> {
         let daemon = Daemon::start(&stage.home);
         let metadata = self.prepare();
         stage.breakpoint("switch", "done", "wait");
-        let id = daemon.accepted(&stage.spec(&metadata));
+        let deadline = soon();
+        let id = daemon.accepted(&with(stage.spec(&metadata), "deadline", deadline.clone()));
         stage.await_reached(&daemon, id, "switch", "done");
         stage.breakpoint("undo.switch", "intent", "wait");
         assert!(daemon.command(id, "cancel").status < 300);
@@ -108,6 +109,9 @@ impl Mode<'_> {
         assert!(reason.contains("could not be taken back: the handler was lost"), "{held}");
         assert_eq!(self.link(), Some(format!("on-{id}")));
         stage.clear_breakpoints();
+        // Neither without its locks nor past its deadline is it forgotten.
+        assert!(daemon.command(id, "unlock").status < 300);
+        until("its deadline is over", || (soon_from(-3) > deadline).then_some(()));
         assert!(daemon.command(id, "resume").status < 300);
         let action = daemon.finished(id);
         assert_eq!(action["state"], "cancelled", "{action}");

@@ -50,7 +50,7 @@ pub(super) async fn adopt(exec: &Exec, attempt: &Attempt) -> Outcome {
     let keeper = attempt.action.status.claim.as_ref().and_then(|claim| claim.program);
     let place = AttemptPlace::of(&exec.around.attempts_dir, &name);
     let socket = kept::socket(&exec.around.keepers_dir, &name);
-    let kept = Kept::adopt(place, &socket, keeper, &attempt.action.status.steps).await;
+    let kept = Kept::adopt(place, &socket, keeper).await;
     means(exec, follow(exec, kept, &name, attempt, keeper).await)
 }
 
@@ -69,13 +69,6 @@ pub(super) fn means(exec: &Exec, end: End) -> Outcome {
             Outcome::TimedOut { message: "it was not started".to_owned(), result: None }
         }
     }
-}
-
-/// Ends what runs beside an attempt whose own program is over; gives what cannot be ended, in words.
-pub(super) async fn end_beside(mark: String) -> Option<String> {
-    kept::end_marked(mark)
-        .await
-        .unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}")))
 }
 
 /// `<id>.<attempt>`, by which keeper and directory are known.

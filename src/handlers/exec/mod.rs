@@ -32,6 +32,7 @@ use crate::action::{Action, JsonText, LockKey, Outcome, ProbeAnswer, Program, Re
 use crate::runner::adoption::stated;
 use crate::runner::keeper::place::AttemptPlace;
 use crate::runner::keeper::words::UserIds;
+use crate::runner::kept::end_beside;
 use crate::runner::leftovers::MARK;
 use crate::runner::logs::LogWriter;
 use crate::runner::proc::is_shortage;
@@ -220,19 +221,20 @@ impl Exec {
     /// stand, whoever was the last to have done one. It ends with the daemon; what is left of an earlier one is ended first.
     pub(super) async fn undo(&self, of: &Attempt, settings: &[u8]) -> Outcome {
         let place = AttemptPlace::of(&self.around.attempts_dir, &kept::name(of, ""));
-        let left = kept::end_beside(of.mark.clone()).await;
+        let files = place.clone();
+        let earlier = tokio::task::spawn_blocking(move || files.beside(UNDO)).await.unwrap_or_default();
+        let left = end_beside(&*self.around.backend, &earlier, of.action.id, of.mark.clone()).await;
+        let left = left.unwrap_or_else(|error| Some(format!("cannot look for its processes: {error}")));
         if let Some(alive) = left {
-            return Outcome::Unkillable {
-                message: format!("an earlier try of it could not be ended: {alive}"),
-            };
+            return Outcome::Unkillable { message: format!("an earlier try of it: {alive}") };
         }
         let mut action = Action::clone(&of.action);
-        let files = tokio::task::spawn_blocking(move || {
-            let files = place.with_those_beside(UNDO);
-            let stated: Vec<_> = files.iter().map(stated).collect();
-            (files, stated)
-        });
-        let (files, stated) = files.await.unwrap_or_default();
+        let (files, stated) = tokio::task::spawn_blocking(move || {
+            let stated: Vec<_> = earlier.iter().map(stated).collect();
+            (earlier, stated)
+        })
+        .await
+        .unwrap_or_default();
         for stated in stated {
             stated.carry_on(&mut action.status.steps, &mut action.status.checkpoint);
         }
@@ -247,7 +249,7 @@ impl Exec {
                 afterwards();
             }
             runtime.spawn_blocking(move || {
-                for files in files {
+                for files in files.into_iter().chain([place]) {
                     // A start of the daemon removes what is left.
                     let _ = files.remove();
                 }

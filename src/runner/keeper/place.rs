@@ -13,6 +13,7 @@
 //! removed once what became of the attempt is durable in the store, or by a start of the daemon that finds no
 //! unfinished claim for them. Used by the keeper, by the daemon's end of it (`kept`), and by recovery.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -123,18 +124,30 @@ impl AttemptPlace {
         with_end(&self.prefix, ".statements")
     }
 
-    /// This, and those that stated something under its name with `suffix` and more. Blocks.
-    pub(crate) fn with_those_beside(&self, suffix: &str) -> Vec<Self> {
-        let mut all = vec![self.clone()];
-        let (Some(dir), Some(name)) = (self.prefix.parent(), self.prefix.file_name()) else { return all };
-        let Some(name) = name.to_str() else { return all };
-        let beside = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| {
+    /// What it is known by: `<id>.<attempt>`, and more if it is beside one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.prefix.file_name()?.to_str()
+    }
+
+    /// The places whose name is this one's with `suffix` and more. Blocks.
+    pub(crate) fn beside(&self, suffix: &str) -> Vec<Self> {
+        let (Some(dir), Some(name)) = (self.prefix.parent(), self.name()) else { return Vec::new() };
+        let own = |entry: io::Result<std::fs::DirEntry>| {
             let file = entry.ok()?.file_name().into_string().ok()?;
-            let own = file.strip_suffix(".statements")?;
-            own.strip_prefix(name)?.starts_with(suffix).then(|| Self::at(dir.join(own)))
-        });
-        all.extend(beside);
-        all
+            let ends = [".owner", ".statements", ".outcome", ".outcome.new"];
+            let own = ends.iter().find_map(|end| file.strip_suffix(end))?;
+            own.strip_prefix(name)?.starts_with(suffix).then(|| own.to_owned())
+        };
+        let names: BTreeSet<String> = std::fs::read_dir(dir).into_iter().flatten().filter_map(own).collect();
+        names.iter().map(|name| Self::of(dir, name)).collect()
+    }
+
+    /// The program of the keeper that has it, if it came to that.
+    pub(crate) fn program(&self) -> io::Result<Option<Program>> {
+        Ok(match self.owner()? {
+            Some(Owner::Keeper(program)) => program,
+            _ => None,
+        })
     }
 
     fn owner_file(&self) -> PathBuf {

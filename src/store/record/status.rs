@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::status_v1::{self, AttemptV1, CancelV1, FinishV1, ProgressV1, StatusV1};
 use crate::action::{
-    AttemptEnd, AttemptRecord, CancelRequest, Claim, Finish, JsonText, Program, Progress, State, Status,
-    Step, Timestamp,
+    AttemptEnd, AttemptRecord, CancelRequest, Claim, Ending, Finish, JsonText, Program, Progress, State,
+    Status, Step, Timestamp, Unsuccess,
 };
 use crate::store::codec::{Malformed, decode_versioned, encode_versioned};
 
@@ -31,6 +31,7 @@ pub(super) struct StatusV2<'a> {
     pub finish: Option<FinishV1<'a>>,
     pub steps: Vec<StepV2<'a>>,
     pub reboots: u32,
+    pub ending: Option<EndingV2<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +52,14 @@ pub(super) struct StepV2<'a> {
     done_at: Option<i64>,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(super) struct EndingV2<'a> {
+    how: u8,
+    message: &'a str,
+    result: Option<&'a str>,
+    is_try: bool,
+}
+
 /// The status as it is stored.
 pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
     let Status {
@@ -69,6 +78,7 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
         claim,
         attempts,
         cancel,
+        ending,
         finish,
     } = status;
     let stored = StatusV2 {
@@ -132,6 +142,12 @@ pub(in crate::store) fn encode_status(status: &Status) -> Vec<u8> {
             })
             .collect(),
         reboots: *reboots,
+        ending: ending.as_ref().map(|Ending { how, message, result, is_try }| EndingV2 {
+            how: *how as u8,
+            message,
+            result: result.as_ref().map(JsonText::as_str),
+            is_try: *is_try,
+        }),
     };
     encode_versioned(VERSION, &stored)
 }
@@ -165,6 +181,7 @@ pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed>
         finish,
         steps,
         reboots,
+        ending,
     } = stored(bytes)?;
     let attempts: Result<Vec<_>, Malformed> = attempts.iter().map(attempt_from).collect();
     Ok(Status {
@@ -205,6 +222,7 @@ pub(in crate::store) fn decode_status(bytes: &[u8]) -> Result<Status, Malformed>
             at: Timestamp(at),
             reason: reason.to_owned(),
         }),
+        ending: ending.as_ref().map(ending_from).transpose()?,
         finish: finish.map(|FinishV1 { at, success, message, result }| Finish {
             at: Timestamp(at),
             success,
@@ -230,6 +248,18 @@ fn attempt_from(stored: &AttemptV1<'_>) -> Result<AttemptRecord, Malformed> {
         },
         message: (*message).to_owned(),
     })
+}
+
+fn ending_from(stored: &EndingV2<'_>) -> Result<Ending, Malformed> {
+    let EndingV2 { how, message, result, is_try } = stored;
+    let how = match *how {
+        1 => Unsuccess::Failed,
+        2 => Unsuccess::Cancelled,
+        3 => Unsuccess::TimedOut,
+        other => return Err(Malformed::new(format!("no end without success has number {other}"))),
+    };
+    let result = result.map(JsonText::from_checked);
+    Ok(Ending { how, message: (*message).to_owned(), result, is_try: *is_try })
 }
 
 fn state_from(number: u8) -> Result<State, Malformed> {

@@ -109,6 +109,7 @@ impl<'a> From<StatusV1<'a>> for StatusV2<'a> {
             finish,
             steps: Vec::new(),
             reboots: 0,
+            ending: None,
         }
     }
 }

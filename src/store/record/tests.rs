@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::{
-    ActionId, Actor, AttemptEnd, AttemptRecord, Body, CancelRequest, Claim, Finish, JsonText, LockKey,
-    OnConflict, Program, Progress, Recovery, RetryPolicy, State, Status, Step, Timestamp,
+    ActionId, Actor, AttemptEnd, AttemptRecord, Body, CancelRequest, Claim, Ending, Finish, JsonText,
+    LockKey, OnConflict, Program, Progress, Recovery, RetryPolicy, State, Status, Step, Timestamp, Unsuccess,
 };
 
 pub(super) fn full_body() -> Body {
@@ -68,6 +68,12 @@ pub(super) fn full_status() -> Status {
             message: "gone".to_owned(),
         }],
         cancel: Some(CancelRequest { uid: 0, at: Timestamp(9), reason: "no".to_owned() }),
+        ending: Some(Ending {
+            how: Unsuccess::TimedOut,
+            message: "late".to_owned(),
+            result: Some(JsonText::from_checked("{}")),
+            is_try: true,
+        }),
         finish: Some(Finish {
             at: Timestamp(10),
             success: true,
@@ -185,6 +191,7 @@ fn status_of_version_1_is_read_without_what_it_had_not() {
     let mut status = full_status();
     status.steps.clear();
     status.reboots = 0;
+    status.ending = None;
     let claim = status.claim.as_mut().unwrap();
     (claim.fence, claim.is_gated) = (0, false);
     let bytes = of_version_1("status");
