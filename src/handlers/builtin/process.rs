@@ -43,6 +43,10 @@ use crate::runner::say::say;
 const UNDO_PATIENCE: Duration = Duration::from_secs(20);
 const UNDO_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a keeper may take to know why its program is told to end, and the pause before it is asked again.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(1);
+const KEEPER_PAUSE: Duration = Duration::from_millis(10);
+
 /// What a built-in handler gets beside its action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -323,7 +327,7 @@ impl Attempt {
                 Failure::permanent("timeout", format!("it took longer than timeout_s, {seconds} s"))
             }
             Stop::ToldToEnd => {
-                let why = self.run.why_stopped();
+                let why = self.why_stopped().await;
                 let is = |stop: StopWhy| why.as_deref() == Some(stop.as_str());
                 if is(StopWhy::Cancel) {
                     Undo::Cancelled.failure()
@@ -336,6 +340,19 @@ impl Attempt {
             }
         };
         self.undo(&failure, began).await
+    }
+
+    /// Where systemd ends a whole unit its keeper is told at the same time, and may not have heard it yet: it has to, or the
+    /// end of this process would be this process's own.
+    async fn why_stopped(&self) -> Option<String> {
+        let until = Instant::now() + KEEPER_PATIENCE;
+        loop {
+            let why = self.run.why_stopped();
+            if why.is_some() || Instant::now() >= until {
+                return why;
+            }
+            tokio::time::sleep(KEEPER_PAUSE).await;
+        }
     }
 
     /// Takes back what was done, whatever `failure` was the reason for it.

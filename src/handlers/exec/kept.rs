@@ -23,6 +23,11 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// Keepers of one attempt that are killed before they reach their gate.
 const KILLED_MAX: u32 = 5;
 
+/// How long a start that is underway may take when the daemon is to stop.
+const START_MOMENT: Duration = Duration::from_secs(2);
+/// So long after a start that failed it may turn out that the daemon is to stop.
+const STOP_NEWS: Duration = Duration::from_secs(1);
+
 /// Beyond its timeout and its grace nothing of an attempt should be there; systemd looks so much later.
 const RUNTIME_SLACK: Duration = Duration::from_secs(600);
 
@@ -178,7 +183,13 @@ async fn reach_gate(
                 killed += 1;
                 tracing::warn!(action_id = order.id, %error, "starting another keeper");
             }
-            gated => return gated.map(Ok),
+            // On a host that goes down systemd starts nothing any more, or its bus is away: that may be known a moment before
+            // the daemon is told to stop, and says nothing about the action.
+            Err(error) => tokio::select! {
+                reason = attempt.stopped() => return Ok(Err(reason)),
+                () = tokio::time::sleep(STOP_NEWS) => return Err(error),
+            },
+            Ok(gated) => return Ok(Ok(gated)),
         }
         tokio::select! {
             () = tokio::time::sleep(SHORTAGE_PAUSE) => {}
@@ -187,12 +198,14 @@ async fn reach_gate(
     }
 }
 
-/// As [`Attempt::stopped`], but for a daemon that stops: a start that is underway is worth the moment that it takes.
+/// As [`Attempt::stopped`], but for a daemon that stops: a start that is underway is worth the moment that it takes. One that
+/// takes longer is left: its keeper never gets its go.
 async fn has_to_end(attempt: &Attempt) -> StopReason {
-    match attempt.stopped().await {
-        StopReason::Shutdown => std::future::pending().await,
-        reason => reason,
+    let reason = attempt.stopped().await;
+    if reason == StopReason::Shutdown {
+        tokio::time::sleep(START_MOMENT).await;
     }
+    reason
 }
 
 /// Follows a keeper to its end, and tells it to stop when the attempt has to.
