@@ -23,6 +23,10 @@ actiond step run after -- echo ended
 fn package_is_installed_upgraded_while_a_program_runs_and_removed() {
     let host = Host::start();
     host.install(&package(true));
+    let brought = host.run("dpkg-deb --contents /var/tmp/actiond.deb");
+    for example in ["hosts.toml", "51-actiond-units.rules", "actiond-units.conf"] {
+        assert!(brought.contains(&format!("/usr/share/doc/actiond/examples/{example}")), "{brought}");
+    }
     for unit in ["actiond.service", "actiond.socket"] {
         assert_eq!(host.property(unit, "ActiveState"), "active", "{}", host.log());
         assert_eq!(host.property(unit, "UnitFileState"), "enabled");
