@@ -107,7 +107,8 @@ impl Core {
             let config_file = self.settings.config_file.clone();
             return Err(SubmitError::UnknownAction { action, resource_type, config_file });
         };
-        let asked = Asked { action: &action, resource_id, metadata: &metadata };
+        let asked =
+            Asked { action: &action, resource_type: &resource_type, resource_id, metadata: &metadata };
         let further =
             route.handler.validate(&asked).map_err(|error| SubmitError::InvalidMetadata(error.0))?;
         let queue = queue.unwrap_or_else(|| route.queue.clone());

@@ -35,6 +35,7 @@ pub struct InvalidMetadata(pub String);
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     pub action: &'a str,
+    pub resource_type: &'a str,
     pub resource_id: u64,
     pub metadata: &'a JsonText,
 }

@@ -24,6 +24,7 @@ mod cases;
 mod containers;
 mod databases;
 mod deploy;
+mod hosts;
 mod identifiers;
 mod maintenance;
 mod mariadb;
@@ -48,6 +49,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("databases", databases::each),
     ("deploy", deploy::each),
     ("services", deploy::services::each),
+    ("hosts", hosts::each),
     ("mariadb", mariadb::each),
     ("processes", processes::each),
     ("replication-mariadb", replication::mariadb::each),

@@ -154,8 +154,9 @@ impl Subject for Restart<'_> {
     fn refused(&self) -> Vec<(Value, &'static str)> {
         let mut refused = vec![(json!({}), "missing")];
         if self.action == "restart" {
-            refused.push((json!({ "reason": "kernel update" }), "restart of a host"));
-            refused.push((json!({ "kind": "host" }), "restart of a host"));
+            refused.push((json!({ "reason": "kernel update" }), "missing"));
+            refused.push((json!({ "kind": "host" }), "host"));
+            refused.push((json!({ "unit": "web@1.service", "settle_s": 3601 }), "settle_s"));
             refused.extend(Units::refused("unit", &json!({ "kind": "unit" })));
         } else {
             refused.push((json!({ "process_name": "web@1.service", "settle_s": 3601 }), "settle_s"));

@@ -111,10 +111,15 @@ impl Host {
 
     /// Submits an action, and gives its id.
     pub fn submit(&self, action: &str, resource_id: u64) -> u64 {
-        let body = format!(
-            r#"{{"user":"a@example.com","resource_type":"Host","action":"{action}","resource_id":{resource_id},"started_via":"curl"}}"#
-        );
-        let line = format!("{CURL} --json '{body}' http://localhost/v1/actions");
+        self.submit_json(&serde_json::json!({
+            "user": "a@example.com", "resource_type": "Host", "action": action, "resource_id": resource_id,
+            "started_via": "curl",
+        }))
+    }
+
+    /// As [`Self::submit`], of the whole of a submission.
+    pub fn submit_json(&self, submission: &Value) -> u64 {
+        let line = format!("{CURL} --json '{submission}' http://localhost/v1/actions");
         let answer: Value = serde_json::from_str(&self.run(&line)).unwrap();
         answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))
     }

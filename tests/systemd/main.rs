@@ -22,6 +22,7 @@ mod http;
 mod nasty;
 mod package;
 mod programs;
+mod reboot;
 mod service;
 mod unkillable;
 

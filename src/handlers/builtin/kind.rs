@@ -57,6 +57,7 @@ pub(crate) trait Kind: 'static {
 
 /// What a check may know.
 pub(crate) struct Around<'a> {
+    pub(crate) resource_type: &'a str,
     pub(crate) resource_id: u64,
     pub(crate) common: &'a Common,
     pub(crate) targets: &'a Targets,
@@ -186,7 +187,8 @@ fn check<K: Kind>(asked: &Asked<'_>, targets: &Targets) -> Result<Vec<String>, S
     {
         return Err(format!("target: there is no [targets.{name}] for this action"));
     }
-    K::check(&params, &Around { resource_id: asked.resource_id, common: &common, targets })
+    let Asked { resource_type, resource_id, .. } = *asked;
+    K::check(&params, &Around { resource_type, resource_id, common: &common, targets })
 }
 
 /// The common keys as JSON Schema.

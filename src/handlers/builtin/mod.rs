@@ -17,10 +17,12 @@ mod database;
 mod deploy;
 mod door;
 mod failure;
+mod host;
 mod kind;
 mod maintenance;
 mod page;
 mod process;
+mod restart;
 mod run;
 mod secret_file;
 mod units;
@@ -43,11 +45,12 @@ use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 /// Every type that is built in: a line each.
 static ALL: &[Entry] = &[
     entry::<deploy::Deploy>(),
-    entry::<units::Restart>(),
+    entry::<restart::Restart>(),
     entry::<database::DatabaseCreate>(),
     entry::<database::DatabaseDelete>(),
     entry::<database::DatabaseUserCreate>(),
     entry::<database::DatabaseUserDelete>(),
+    entry::<host::StackReboot>(),
     entry::<caches::ClearCaches>(),
     entry::<maintenance::MaintenanceMode>(),
     entry::<database::Promote>(),
@@ -72,6 +75,7 @@ static ENGINES: &[(&str, Judge)] = &[
     ("postgresql", |settings| read_settings::<database::Postgresql>(settings)?.check()),
     ("mariadb", judged::<database::Mariadb>),
     (units::ENGINE, judged::<units::Systemd>),
+    (host::ENGINE, host::judge),
     #[cfg(feature = "containers")]
     ("docker", judged::<container::Docker>),
     ("redis", judged::<caches::Redis>),

@@ -126,6 +126,11 @@ impl Bus {
         Ok(Self { connection, manager, removed, _listener: AbortOnDropHandle::new(listener) })
     }
 
+    /// For what else answers on this bus.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.connection.is_closed()
     }

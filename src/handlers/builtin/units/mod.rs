@@ -16,9 +16,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::pause::{ProcessPause, ProcessResume};
-pub(super) use self::restart::{ProcessRestart, Restart};
+pub(super) use self::restart::{
+    ProcessRestart, RESULT as RESTART_RESULT, check_settle, plan, restart, settle_s,
+};
 pub(super) use self::service::Service;
+use super::Failure;
 use super::kind::Around;
+use super::run::Run;
 use crate::handlers::targets::{Choice, Target};
 
 /// The engine of these targets.
@@ -89,6 +93,14 @@ impl Systemd {
     }
 }
 
+impl Systemd {
+    /// That service, or the one that the target has as `restart`.
+    fn unit_or_own<'a>(&'a self, unit: Option<&'a str>) -> Result<&'a str, String> {
+        unit.or(self.restart.as_deref())
+            .ok_or_else(|| "unit is missing, and the target has no restart = \"NAME.service\"".to_owned())
+    }
+}
+
 /// The target that is meant, at submission.
 fn target_of<'a>(around: &Around<'a>) -> Result<(&'a Target, Systemd), String> {
     let target = around.targets.choose(Choice {
@@ -114,6 +126,19 @@ fn check(around: &Around<'_>, key: &str, unit: &str) -> Result<Vec<String>, Stri
 pub(super) fn lock(target: &Target, unit: &str) -> Result<String, String> {
     target.settings::<Systemd>()?.allows(unit)?;
     Ok(format!("unit:{}:{unit}", target.name))
+}
+
+/// As [`check`], for `restart`, which need not name a service.
+pub(super) fn check_restart(around: &Around<'_>, unit: Option<&str>) -> Result<Vec<String>, String> {
+    let (_, settings) = target_of(around)?;
+    check(around, "unit", settings.unit_or_own(unit)?)
+}
+
+/// The service that `restart` means, when it is carried out.
+pub(super) fn chosen(run: &Run, unit: Option<&str>) -> Result<String, Failure> {
+    let settings: Result<Systemd, String> = run.target(&[ENGINE], None)?.settings();
+    let unit = settings.and_then(|settings| settings.unit_or_own(unit).map(str::to_owned));
+    unit.map_err(|problem| Failure::permanent("target", problem))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `process_restart`, and `restart` as far as it means a service.
+//! `process_restart`, and what `restart` does where it means a service.
 //!
 //! Whether a restart took place is known from the service's invocation ID, which is another one after each start
 //! (systemd.exec(5), `$INVOCATION_ID`).
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::session::{Session, State};
-use super::{ENGINE, Systemd, check, target_of};
+use super::{ENGINE, check};
 use crate::handlers::builtin::Failure;
 use crate::handlers::builtin::kind::{Around, Done, Kind, Page};
 use crate::handlers::builtin::run::{Found, Run};
@@ -39,51 +39,9 @@ pub(in super::super) struct ProcessParams {
     reset_failed: bool,
 }
 
-fn settle_s() -> u32 {
+/// Seconds that a service has to stay up.
+pub(in super::super) fn settle_s() -> u32 {
     3
-}
-
-pub(in super::super) struct Restart;
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in super::super) struct Params {
-    /// What is restarted.
-    kind: Option<What>,
-    /// Name of the service, as "web.service"; else the one that the target has as `restart`.
-    unit: Option<String>,
-    /// Why; for the log.
-    reason: Option<String>,
-    /// How long it must stay up after its start, in seconds.
-    #[serde(default = "settle_s")]
-    #[schemars(range(max = 3_600))]
-    settle_s: u32,
-    /// As for process_restart.
-    #[serde(default)]
-    reset_failed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum What {
-    /// A service of systemd.
-    Unit,
-    /// The host; not built in yet.
-    Host,
-}
-
-impl Params {
-    /// The service that is meant.
-    fn unit(&self, target: Option<&Systemd>) -> Result<String, String> {
-        if self.kind == Some(What::Host) {
-            return Err("kind: the restart of a host is not built in".to_owned());
-        }
-        let named = self.unit.clone().or_else(|| target.and_then(|target| target.restart.clone()));
-        named.ok_or_else(|| {
-            "unit is missing, and the target has no restart = \"NAME.service\"; the restart of a host is not built in"
-                .to_owned()
-        })
-    }
 }
 
 /// What was there before.
@@ -101,7 +59,7 @@ pub(super) struct Job {
     result: Option<String>,
 }
 
-const RESULT: &[(&str, &str)] = &[
+pub(in super::super) const RESULT: &[(&str, &str)] = &[
     ("unit", "the service"),
     ("job_id", "number of systemd's job; null if its end was not heard"),
     ("job_result", "how that job ended; null if it was not heard"),
@@ -146,52 +104,13 @@ impl Kind for ProcessRestart {
     }
 }
 
-impl Kind for Restart {
-    const ACTION: &'static str = "restart";
-    const PAGE: Page = Page {
-        does: "Restarts a service of systemd, as process_restart does. The restart of a host is not built in.",
-        engines: &[ENGINE],
-        result: RESULT,
-        recovery: RECOVERY,
-        undo: UNDO,
-        rights: RIGHTS,
-    };
-    type Params = Params;
-
-    fn check(params: &Params, around: &Around<'_>) -> Result<Vec<String>, String> {
-        check_settle(params.settle_s)?;
-        let target = target_of(around);
-        let settings = target.as_ref().ok().map(|(_, settings)| settings);
-        check(around, "unit", &params.unit(settings)?)
-    }
-
-    async fn plan(params: &Params, run: &Run) -> Result<Vec<Value>, Failure> {
-        plan(run, &chosen(params, run)?).await
-    }
-
-    async fn execute(params: &Params, run: &Run) -> Result<Done, Failure> {
-        let unit = chosen(params, run)?;
-        if let Some(reason) = params.reason.as_deref().filter(|reason| !reason.is_empty()) {
-            run.log(&format!("reason: {}", reason.escape_debug()));
-        }
-        restart(run, &unit, params.settle_s, params.reset_failed).await
-    }
-}
-
-fn check_settle(settle_s: u32) -> Result<(), String> {
+/// Judges `settle_s`.
+pub(in super::super) fn check_settle(settle_s: u32) -> Result<(), String> {
     if settle_s > SETTLE_S_MAX { Err(format!("settle_s must be at most {SETTLE_S_MAX}")) } else { Ok(()) }
 }
 
-/// The service that `restart` means, when it is carried out.
-fn chosen(params: &Params, run: &Run) -> Result<String, Failure> {
-    let settings = run
-        .target(&[ENGINE], None)?
-        .settings::<Systemd>()
-        .map_err(|problem| Failure::permanent("target", problem))?;
-    params.unit(Some(&settings)).map_err(|problem| Failure::permanent("target", problem))
-}
-
-async fn plan(run: &Run, unit: &str) -> Result<Vec<Value>, Failure> {
+/// What a restart would find.
+pub(in super::super) async fn plan(run: &Run, unit: &str) -> Result<Vec<Value>, Failure> {
     let (session, state) = Session::open(run, unit).await?;
     Ok(vec![json!({
         "step": RESTART,
@@ -202,7 +121,13 @@ async fn plan(run: &Run, unit: &str) -> Result<Vec<Value>, Failure> {
     })])
 }
 
-async fn restart(run: &Run, unit: &str, settle_s: u32, reset_failed: bool) -> Result<Done, Failure> {
+/// Restarts a service, or starts it if it does not run, and waits until it is up and stays so.
+pub(in super::super) async fn restart(
+    run: &Run,
+    unit: &str,
+    settle_s: u32,
+    reset_failed: bool,
+) -> Result<Done, Failure> {
     let (session, _) = Session::open(run, unit).await?;
     let before = async || {
         let state = session.idle().await?;
