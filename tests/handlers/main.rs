@@ -53,6 +53,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("mariadb", mariadb::each),
     ("processes", processes::each),
     ("replication-mariadb", replication::mariadb::each),
+    ("replication-postgresql/disable", replication::postgres::disable),
     ("caches", caches::each),
     ("maintenance", maintenance::each),
     ("webhook", webhook::each),
@@ -61,6 +62,11 @@ const FAMILIES: &[(&str, Each)] = &[
 /// Gives each subject of a family to what tries it.
 type Each = fn(&mut dyn FnMut(&dyn Subject));
 
+/// Whether a word is that family, or the part of its name before a slash.
+fn means(word: &str, family: &str) -> bool {
+    word == family || family.split('/').next() == Some(word)
+}
+
 fn main() -> ExitCode {
     if let [_, verb, socket, instance] = std::env::args().collect::<Vec<_>>().as_slice()
         && verb == "serve-release"
@@ -68,15 +74,21 @@ fn main() -> ExitCode {
         return deploy::serve(socket.as_ref(), instance);
     }
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    // Where families alone are meant, the servers of the others are not even started.
+    let is_family = |word: &String| FAMILIES.iter().any(|(family, _)| means(word, family));
+    let only_families = !words.is_empty() && words.iter().all(is_family);
     let table = Mutex::new(Table::default());
     std::thread::scope(|scope| {
         for (family, each) in FAMILIES {
+            if only_families && !words.iter().any(|word| means(word, family)) {
+                continue;
+            }
             let (words, table) = (&words, &table);
             let run = move || {
                 each(&mut |subject| {
                     let name = subject.name();
                     if words.is_empty()
-                        || words.iter().any(|word| name.contains(word.as_str()) || word == family)
+                        || words.iter().any(|word| name.contains(word.as_str()) || means(word, family))
                     {
                         cases::run(subject, table);
                     }

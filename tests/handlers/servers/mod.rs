@@ -7,6 +7,7 @@ pub mod memcached;
 pub mod nginx;
 pub mod postgres;
 pub mod redis;
+pub mod replicas;
 pub mod systemd;
 
 use std::path::Path;
@@ -23,6 +24,11 @@ impl Process {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
         Self(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")))
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
     }
 
     /// Sends a signal and waits for its end.

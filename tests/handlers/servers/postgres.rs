@@ -145,7 +145,7 @@ impl Drop for Postgres {
 }
 
 /// Where the newest version is.
-fn bin() -> PathBuf {
+pub fn bin() -> PathBuf {
     let versions =
         std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL: tests/run installs it").flatten();
     let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();

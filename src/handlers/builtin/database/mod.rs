@@ -5,6 +5,7 @@
 //! [`mariadb::Session::open`]).
 
 mod account;
+mod conninfo;
 mod create;
 mod delete;
 mod dump;

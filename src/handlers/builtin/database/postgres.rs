@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::super::Failure;
 use super::super::run::Run;
+use super::conninfo::{Conninfo, has_password};
 use crate::handlers::targets::Target;
 
 /// Longest wait for a connection.
@@ -103,6 +104,12 @@ impl Postgresql {
         };
         if self.slot.as_deref().is_some_and(|name| !is_slot(name)) {
             return Err("slot must be of a-z 0-9 _ and have 1 to 63 of them".to_owned());
+        }
+        if let Some(replication) = &self.replication {
+            Conninfo::read(replication).map_err(|problem| format!("replication {problem}"))?;
+            if has_password(replication) {
+                return Err("replication has a password; let the replica have it from a passfile".to_owned());
+            }
         }
         let Some(cluster) = &self.cluster else { return Ok(()) };
         let paths =

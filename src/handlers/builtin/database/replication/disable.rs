@@ -77,8 +77,8 @@ impl Kind for DisableReplication {
             ("read_only", "whether it still takes no writes"),
         ],
         recovery: "Goes on. The server itself says whether it still follows, and the primary whether the slot is there.",
-        undo: "Has it follow again as before; a slot that was removed is made again. If the primary has removed meanwhile \
-               what the replica lacks, it cannot catch up, and the action is held.",
+        undo: "Has it follow again as before; a slot that was removed is made again. If it does not come to follow within 15 s, \
+               a warning says so.",
         rights: "PostgreSQL: ALTER SYSTEM on primary_conninfo, EXECUTE on pg_reload_conf, pg_monitor; REPLICATION on the \
                  primary. MariaDB: REPLICATION SLAVE ADMIN, SLAVE MONITOR, RELOAD. See the example.",
     };
