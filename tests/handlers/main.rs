@@ -54,6 +54,7 @@ const FAMILIES: &[(&str, Each)] = &[
     ("processes", processes::each),
     ("replication-mariadb", replication::mariadb::each),
     ("replication-postgresql/disable", replication::postgres::disable),
+    ("replication-postgresql/promote", replication::postgres::promote),
     ("caches", caches::each),
     ("maintenance", maintenance::each),
     ("webhook", webhook::each),

@@ -1,6 +1,7 @@
 //! Streaming replication of PostgreSQL, on a primary and its replica.
 
 mod disable;
+mod promote;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,13 @@ pub fn disable(try_it: TryIt<'_>) {
     let servers = Servers::start();
     for is_paused in [false, true] {
         try_it(&disable::Disable { servers: &servers, is_paused });
+    }
+}
+
+pub fn promote(try_it: TryIt<'_>) {
+    let servers = Servers::start();
+    for can_stop in [true, false] {
+        try_it(&promote::Promote { servers: &servers, can_stop });
     }
 }
 
@@ -49,6 +57,12 @@ impl Servers {
 
     fn is_replica(&self, name: &str) -> bool {
         self.replicas.query(name, "select pg_is_in_recovery()") == "t"
+    }
+
+    /// Of a primary.
+    fn timeline(&self, name: &str) -> String {
+        let timeline = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int";
+        self.replicas.query(name, timeline)
     }
 
     /// The replica gets what is written on the primary now.

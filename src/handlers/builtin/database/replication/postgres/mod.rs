@@ -3,16 +3,65 @@
 //! A replica gets the log of its primary and applies it. Who becomes a primary begins a new *timeline*: the log forks, and
 //! what the old primary has beyond the fork only it has.
 
+mod control;
 pub(super) mod disable;
+mod fence;
+mod lsn;
 pub(super) mod promote;
 pub(super) mod resync;
+mod server;
 
 use serde_json::{Map, Value};
 
+use self::lsn::Lsn;
 use super::super::Postgresql;
 use super::super::postgres::Session;
 use crate::handlers::builtin::Failure;
 use crate::handlers::targets::Target;
+
+/// What a server says of its part in replication.
+#[derive(Clone, Debug)]
+struct Role {
+    is_replica: bool,
+    /// Equal in all copies of one server.
+    system: String,
+    /// The newest that it knows of; of a replica, that it has seen.
+    timeline: u32,
+    /// A replica: up to where it has applied the log. A primary: up to where it has written it.
+    lsn: Lsn,
+    /// Whether a replica applies nothing because it was told so.
+    is_paused: bool,
+}
+
+impl Role {
+    async fn of(session: &Session) -> Result<Self, Failure> {
+        // A control file is written some time after the log, so the log is asked too.
+        const ROLE: &str = "select pg_is_in_recovery(),
+            (select system_identifier::text from pg_control_system()),
+            case when pg_is_in_recovery() then greatest(
+                (select timeline_id from pg_control_checkpoint()),
+                (select min_recovery_end_timeline from pg_control_recovery()),
+                (select received_tli from pg_stat_wal_receiver))
+            else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end,
+            case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn(), '0/0')
+            else pg_current_wal_flush_lsn() end::text,
+            case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() <> 'not paused' else false end";
+        let what = "cannot look at its part in replication";
+        let row = session.row(what, ROLE, &[]).await?;
+        let row = row.ok_or_else(|| Failure::transient("unavailable", what))?;
+        Ok(Self {
+            is_replica: row.get(0),
+            system: row.get(1),
+            timeline: u32::try_from(row.get::<_, i32>(2)).unwrap_or_default(),
+            lsn: lsn(row.get(3))?,
+            is_paused: row.get(4),
+        })
+    }
+}
+
+fn lsn(text: &str) -> Result<Lsn, Failure> {
+    text.parse().map_err(|problem: String| Failure::permanent("internal", problem))
+}
 
 fn settings(target: &Target) -> Result<Postgresql, Failure> {
     target.settings().map_err(|problem| Failure::permanent("target", problem))
