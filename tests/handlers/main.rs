@@ -55,6 +55,8 @@ const FAMILIES: &[(&str, Each)] = &[
     ("replication-mariadb", replication::mariadb::each),
     ("replication-postgresql/disable", replication::postgres::disable),
     ("replication-postgresql/promote", replication::postgres::promote),
+    ("replication-postgresql/rewind", replication::postgres::rewind),
+    ("replication-postgresql/basebackup", replication::postgres::basebackup),
     ("caches", caches::each),
     ("maintenance", maintenance::each),
     ("webhook", webhook::each),

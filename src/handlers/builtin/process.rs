@@ -363,7 +363,11 @@ impl Attempt {
         }
         let undone = async {
             match run.trace::<Value, Value>(UNDO)? {
-                Some(undo) if undo.result.is_some() => return Ok(()),
+                // Interrupted after it: what it had to say of what stays is still to be said.
+                Some(undo) if undo.result.is_some() => {
+                    run.remark_again(&undo.result.unwrap_or_default());
+                    return Ok(());
+                }
                 Some(_) => {}
                 None => run.begin(UNDO, &failure.to_json())?,
             }
@@ -379,7 +383,7 @@ impl Attempt {
                     Err(failure) => return Err(failure),
                 }
             }
-            run.end(UNDO, &failure.to_json(), &Value::Null)
+            run.end(UNDO, &failure.to_json(), &run.remarks())
         };
         match undone.await {
             Ok(()) => self.fail(failure, began),

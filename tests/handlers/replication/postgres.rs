@@ -2,6 +2,7 @@
 
 mod disable;
 mod promote;
+mod resync;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +25,14 @@ pub fn promote(try_it: TryIt<'_>) {
     for can_stop in [true, false] {
         try_it(&promote::Promote { servers: &servers, can_stop });
     }
+}
+
+pub fn rewind(try_it: TryIt<'_>) {
+    try_it(&resync::Resync { servers: &Servers::start(), method: "auto" });
+}
+
+pub fn basebackup(try_it: TryIt<'_>) {
+    try_it(&resync::Resync { servers: &Servers::start(), method: "basebackup" });
 }
 
 /// The servers, and what was written last.

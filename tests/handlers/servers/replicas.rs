@@ -196,6 +196,13 @@ impl Replicas {
         self.inner.path(name)
     }
 
+    /// What is beside the data of both servers: names.
+    pub fn beside(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.inner.dir.path()).expect("the directory").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| NAMES.iter().any(|server| name.starts_with(&format!("{server}.")))).collect()
+    }
+
     pub fn is_up(&self, name: &str) -> bool {
         self.inner.is_ready(name)
     }

@@ -54,6 +54,15 @@ impl Conninfo {
         let mut from_the_end = self.0.iter().rev();
         from_the_end.find(|(name, _)| name == keyword).map(|(_, value)| value.as_str())
     }
+
+    /// With that value in the place of any earlier one.
+    #[must_use]
+    pub(super) fn with(&self, keyword: &str, value: &str) -> Self {
+        let mut pairs = self.0.clone();
+        pairs.retain(|(name, _)| name != keyword);
+        pairs.push((keyword.to_owned(), value.to_owned()));
+        Self(pairs)
+    }
 }
 
 impl fmt::Display for Conninfo {
@@ -99,6 +108,7 @@ mod tests {
         assert_eq!(read.value("user"), Some("x'y"));
         assert_eq!(read.value("password"), Some("it's"));
         assert_eq!(Conninfo::read(&read.to_string()), Ok(read.clone()));
+        assert_eq!(read.with("port", "1").value("port"), Some("1"));
         assert_eq!(Conninfo::read(""), Ok(Conninfo::default()));
         for wrong in ["host", "host x", "=x", "host='x", "postgresql://a/b"] {
             assert!(Conninfo::read(wrong).is_err(), "{wrong}");

@@ -14,12 +14,6 @@ mod mariadb;
 mod names;
 mod password;
 mod postgres;
-#[allow(
-    dead_code,
-    unused_imports,
-    clippy::unused_async,
-    reason = "its types are listed when an engine has them"
-)]
 mod replication;
 mod role;
 mod user_create;
@@ -32,7 +26,6 @@ pub(super) use self::create::DatabaseCreate;
 pub(super) use self::delete::DatabaseDelete;
 pub(super) use self::mariadb::Mariadb;
 pub(super) use self::postgres::Postgresql;
-#[allow(unused_imports, reason = "as above")]
 pub(super) use self::replication::{DisableReplication, Promote, Resync};
 pub(super) use self::user_create::DatabaseUserCreate;
 pub(super) use self::user_delete::DatabaseUserDelete;

@@ -159,6 +159,19 @@ impl Run {
         self.warnings.borrow_mut().push(text);
     }
 
+    /// What the result says beside what came of the action, so far: warnings and what was added.
+    pub(super) fn remarks(&self) -> Value {
+        json!({ "warnings": *self.warnings.borrow(), "added": *self.added.borrow() })
+    }
+
+    /// Has the result say what [`Self::remarks`] gave in an earlier attempt.
+    pub(super) fn remark_again(&self, remarks: &Value) {
+        let warnings = remarks.get("warnings").and_then(Value::as_array).into_iter().flatten();
+        self.warnings.borrow_mut().extend(warnings.filter_map(Value::as_str).map(str::to_owned));
+        let added = remarks.get("added").and_then(Value::as_object).cloned();
+        self.added.borrow_mut().extend(added.unwrap_or_default());
+    }
+
     /// Has the result say this, whether it is one of success or of failure.
     pub(crate) fn add_result(&self, key: &str, value: impl Into<Value>) {
         self.added.borrow_mut().insert(key.to_owned(), value.into());
