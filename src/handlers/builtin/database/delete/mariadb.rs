@@ -37,6 +37,8 @@ use crate::handlers::targets::Target;
 const ASIDE: &str = "aside";
 const BACKUP: &str = "backup";
 const DROP: &str = "drop";
+const UNDO_ASIDE: &str = "undo.aside";
+const UNDO_DROP: &str = "undo.drop";
 
 /// Longest wait for sessions to come to their end.
 const SESSIONS_PATIENCE: Duration = Duration::from_secs(5);
@@ -153,8 +155,11 @@ pub(super) async fn undo(params: &Params, run: &Run, target: &Target) -> Result<
     };
     let moved = aside.result.map_or(0, |aside| aside.tables);
     let left = delete.tables(&delete.aside).await?.len();
-    if run.is_begun(DROP) && (left < moved || !delete.exists(name).await?) {
-        run.repeatable("undo.drop", async || delete.drop().await).await?;
+    // Judged once: tables that an undo before this one has put back are no more where they were looked for, either.
+    let is_dropped = run.is_begun(UNDO_DROP)
+        || !run.is_begun(UNDO_ASIDE) && run.is_begun(DROP) && (left < moved || !delete.exists(name).await?);
+    if is_dropped {
+        run.repeatable(UNDO_DROP, async || delete.drop().await).await?;
         let dump = run.trace::<(), Dump>(BACKUP)?.and_then(|trace| trace.result);
         let path = dump.map_or_else(String::new, |dump| dump.path);
         run.warn(format!(
@@ -162,7 +167,7 @@ pub(super) async fn undo(params: &Params, run: &Run, target: &Target) -> Result<
         ));
         return Ok(());
     }
-    run.repeatable("undo.aside", async || delete.put_back(&aside.intent).await).await?;
+    run.repeatable(UNDO_ASIDE, async || delete.put_back(&aside.intent).await).await?;
     run.repeatable("undo.backup", async || {
         delete.file("")?.remove()?;
         delete.tidy()
