@@ -166,6 +166,7 @@ impl Registry {
 fn handler(settings: &RouteSettings, around: &Surroundings) -> Result<Arc<dyn Handler>, Vec<String>> {
     match settings.handler.as_str() {
         "builtin" => Ok(Arc::new(Builtin::new(&settings.action, &settings.own, around)?)),
+        #[cfg(feature = "webhooks")]
         "webhook" => Ok(Arc::new(Builtin::webhook(&settings.own, around)?)),
         "exec" => Ok(Arc::new(Exec::new(&settings.own, settings.recovery, around)?)),
         "noop" => Ok(Arc::new(Noop::new(&settings.own)?)),

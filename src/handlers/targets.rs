@@ -68,6 +68,7 @@ impl Targets {
     }
 
     /// Nothing but this one, which is in no table of its own.
+    #[cfg(feature = "webhooks")]
     pub(crate) fn of_one(name: &str, engine: &str, settings: Map<String, Value>) -> Self {
         let (name, engine) = (name.to_owned(), engine.to_owned());
         let target = Target { name: name.clone(), engine, server: None, resource_ids: Vec::new(), settings };

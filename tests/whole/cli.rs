@@ -111,6 +111,7 @@ fn check_config_reports_every_problem_and_exits_seventy_eight() {
     assert_eq!(exit(&serve), 78);
 }
 
+#[cfg(feature = "databases")]
 #[test]
 fn metadata_is_written_key_by_key_and_a_refusal_says_what_is_needed() {
     let home = Home::new().with_tables(

@@ -147,6 +147,7 @@ pub(super) fn help(problem: &Problem, action: &str, metadata: Option<&RawValue>)
 }
 
 #[cfg(test)]
+#[cfg(all(feature = "caches", feature = "databases"))]
 mod tests {
     use serde_json::json;
 

@@ -8,11 +8,18 @@
 //!
 //! Recovery is always `resume`, unless the configuration says otherwise: see `run`.
 
+#![cfg_attr(
+    not(all(feature = "caches", feature = "containers", feature = "databases", feature = "webhooks")),
+    allow(dead_code, reason = "what only a family uses that is left out")
+)]
+
 mod breakpoint;
+#[cfg(feature = "caches")]
 mod caches;
 mod child;
 #[cfg(feature = "containers")]
 mod container;
+#[cfg(feature = "databases")]
 mod database;
 mod deploy;
 mod door;
@@ -26,13 +33,14 @@ mod restart;
 mod run;
 mod secret_file;
 mod units;
+#[cfg(feature = "webhooks")]
 mod webhook;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use self::failure::Failure;
-use self::kind::{Entry, Kind, entry};
+use self::kind::{Entry, entry};
 pub use self::page::{common_page, page, pages};
 pub use self::process::main;
 use self::process::{Settings, Undo};
@@ -46,15 +54,23 @@ use crate::action::{Action, LockKey, Outcome, ProbeAnswer, Recovery};
 static ALL: &[Entry] = &[
     entry::<deploy::Deploy>(),
     entry::<restart::Restart>(),
+    #[cfg(feature = "databases")]
     entry::<database::DatabaseCreate>(),
+    #[cfg(feature = "databases")]
     entry::<database::DatabaseDelete>(),
+    #[cfg(feature = "databases")]
     entry::<database::DatabaseUserCreate>(),
+    #[cfg(feature = "databases")]
     entry::<database::DatabaseUserDelete>(),
     entry::<host::StackReboot>(),
+    #[cfg(feature = "caches")]
     entry::<caches::ClearCaches>(),
     entry::<maintenance::MaintenanceMode>(),
+    #[cfg(feature = "databases")]
     entry::<database::Promote>(),
+    #[cfg(feature = "databases")]
     entry::<database::Resync>(),
+    #[cfg(feature = "databases")]
     entry::<database::DisableReplication>(),
     #[cfg(feature = "containers")]
     entry::<container::ContainerRestart>(),
@@ -72,14 +88,19 @@ static ALL: &[Entry] = &[
 /// Every engine of targets, with what judges its settings.
 static ENGINES: &[(&str, Judge)] = &[
     ("app", |settings| read_settings::<deploy::App>(settings)?.check()),
+    #[cfg(feature = "databases")]
     ("postgresql", |settings| read_settings::<database::Postgresql>(settings)?.check()),
+    #[cfg(feature = "databases")]
     ("mariadb", judged::<database::Mariadb>),
     (units::ENGINE, judged::<units::Systemd>),
     (host::ENGINE, host::judge),
     #[cfg(feature = "containers")]
     ("docker", judged::<container::Docker>),
+    #[cfg(feature = "caches")]
     ("redis", judged::<caches::Redis>),
+    #[cfg(feature = "caches")]
     ("memcached", judged::<caches::Memcached>),
+    #[cfg(feature = "caches")]
     ("files", judged::<caches::Files>),
     ("nginx", judged::<maintenance::Nginx>),
 ];
@@ -100,7 +121,10 @@ const OF_PROCESS: [&str; 4] = ["env", "kill_grace", "user", "unit"];
 const KILL_GRACE: &str = "1m";
 
 /// What carries out actions of whatever type, by the handler's name.
-static OF_ANY: &[Entry] = &[entry::<webhook::Webhook>()];
+static OF_ANY: &[Entry] = &[
+    #[cfg(feature = "webhooks")]
+    entry::<webhook::Webhook>(),
+];
 
 /// What carries out an action: that kind, or else what its type says.
 fn of(kind: Option<&str>, action: &str) -> Option<&'static Entry> {
@@ -166,6 +190,7 @@ impl Builtin {
     /// # Errors
     ///
     /// One sentence per problem, each naming the key.
+    #[cfg(feature = "webhooks")]
     pub fn webhook(own: &toml::Table, around: &Surroundings) -> Result<Self, Vec<String>> {
         let is_of_process = |key: &str| OF_PROCESS.contains(&key);
         let (own, endpoint): (toml::Table, toml::Table) =
@@ -174,7 +199,7 @@ impl Builtin {
             Ok(targets) => (targets, Vec::new()),
             Err(problem) => (Targets::default(), vec![problem]),
         };
-        Self::made(Some(<webhook::Webhook as Kind>::ACTION), own, targets, problems, around)
+        Self::made(Some(<webhook::Webhook as kind::Kind>::ACTION), own, targets, problems, around)
     }
 
     /// With those of its keys that are for its processes.
