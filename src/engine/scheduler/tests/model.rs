@@ -36,23 +36,30 @@ impl World {
         let mut commands = Vec::new();
         self.bench.step(Timestamp(self.now), input, &mut commands);
         self.bench.start_ready(&mut commands);
-        for command in commands {
-            match command {
-                Command::Due(id) => {
-                    let life = self.lives.get_mut(&id.0).unwrap();
-                    assert!(matches!(life.state, State::Scheduled | State::RetryWait), "{life:?}");
-                    life.state = State::Queued;
-                }
-                Command::Expire(id) => {
-                    let life = self.lives.remove(&id.0).unwrap();
-                    assert!(matches!(life.state, State::Queued | State::RetryWait | State::Scheduled));
-                    assert!(life.ticket.deadline.unwrap().0 <= self.now);
-                    if life.holds {
-                        self.does(Input::Leave(id));
-                    }
-                }
-                Command::Start(id) => self.starts(id.0),
+        while !commands.is_empty() {
+            for command in std::mem::take(&mut commands) {
+                self.carries_out(command);
             }
+            self.bench.start_ready(&mut commands);
+        }
+    }
+
+    fn carries_out(&mut self, command: Command) {
+        match command {
+            Command::Due(id) => {
+                let life = self.lives.get_mut(&id.0).unwrap();
+                assert!(matches!(life.state, State::Scheduled | State::RetryWait), "{life:?}");
+                life.state = State::Queued;
+            }
+            Command::Expire(id) => {
+                let life = self.lives.remove(&id.0).unwrap();
+                assert!(matches!(life.state, State::Queued | State::RetryWait | State::Scheduled));
+                assert!(life.ticket.deadline.unwrap().0 <= self.now);
+                if life.holds {
+                    self.bench.step(Timestamp(self.now), Input::Leave(id), &mut Vec::new());
+                }
+            }
+            Command::Start(id) => self.starts(id.0),
         }
     }
 
