@@ -158,7 +158,7 @@ impl Subject for Services {
             .replace("unix:path=/run", &format!("unix:path={}", outside("/run")))
             .replace("\"/sys/fs/cgroup\"", &format!("\"{}\"", outside("/sys/fs/cgroup")))
             .replace("keep = 5", "keep = 3")
-            .replace("health_timeout_s = 60", "health_timeout_s = 3")
+            .replace("health_timeout_s = 60", "health_timeout_s = 10")
     }
 
     fn prepare(&self) -> Value {
