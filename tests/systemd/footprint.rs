@@ -4,8 +4,9 @@ use crate::host::{Host, package};
 
 /// In bytes; of the stripped release binary, as it is installed.
 const BINARY_MAX: u64 = 25_000_000;
-/// Resident set of the daemon's own process, in KiB.
-const IDLE_KIB_MAX: u64 = 20 * 1_024;
+/// Memory of the daemon's own process that is nobody else's and no file's, in KiB. How much of the binary is resident beside that
+/// is the kernel's choice: it is shown, and differs by 10 MB from one host to the next.
+const IDLE_KIB_MAX: u64 = 16 * 1_024;
 
 const ALL_HANDLERS: &str = r#"
 [[handler]]
@@ -24,8 +25,9 @@ fn binary_with_all_handlers_is_small_and_so_is_its_idle_daemon() {
         "cat /var/tmp/table >> /etc/actiond/actiond.toml; systemctl restart actiond.service; actiond status > /dev/null",
     );
     let pid = host.property("actiond.service", "MainPID");
-    let kib = number(host.run(&format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status")));
-    println!("the binary has {bytes} bytes; the idle daemon has {kib} KiB");
+    let of = |field: &str| number(host.run(&format!("awk '/^{field}:/ {{ print $2 }}' /proc/{pid}/status")));
+    let (kib, resident) = (of("RssAnon"), of("VmRSS"));
+    println!("the binary has {bytes} bytes; the idle daemon has {kib} KiB of its own, {resident} resident");
     assert!(bytes < BINARY_MAX, "{bytes}");
     assert!(kib < IDLE_KIB_MAX, "{kib}");
 }
