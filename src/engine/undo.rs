@@ -26,7 +26,6 @@ use super::start::{queue_index, ticket};
 use crate::action::{
     Action, AttemptEnd, Ending, Event, JsonText, Outcome, State, Timestamp, Unfinished, Unsuccess,
 };
-use crate::crash_point::crash_point;
 use crate::handlers::{Handler, UndoReason};
 use crate::store::StoreError;
 
@@ -68,7 +67,6 @@ impl Core {
             return self.end_for_good(now, action, ending);
         }
         let action = self.change(action, Event::Note, |status| status.ending = Some(ending))?;
-        crash_point("ending_staged");
         self.take_back(now, action, 0)
     }
 
